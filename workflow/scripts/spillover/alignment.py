@@ -3,7 +3,6 @@
 import hashlib
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import Sampler
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
-from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import disable_dropout_in_model
 
 from spillover import checkpoints as saved
@@ -33,6 +31,7 @@ from spillover.alignment_settings import (
     skeleton,
 )
 from spillover.errors import InputError
+from spillover.shared_prefix_dpo import SharedPrefixDPOTrainer, obstacle, tree_of
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +74,7 @@ def train(
     output: str | Path,
     tokens_per_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
+    shared_prefixes: bool = True,
 ) -> pd.DataFrame:
     """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
 
@@ -95,6 +95,8 @@ def train(
     tokens_per_batch : tokens of one forward pass. A step is divided into passes of at most so
         many, with the same loss and gradients; out of memory, the number halves itself.
     gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
+    shared_prefixes : run each distinct beginning of a step's sequences once, where the model
+        allows it. False runs each sequence by itself.
 
     Returns
     -------
@@ -118,8 +120,7 @@ def train(
     models.check_folder(model_folder)
     skeleton(model_folder, lora)
     tokenizer = models.load_tokenizer(model_folder)
-    rows = _rows(pairs)
-    _check_lengths(rows, tokenizer, training["max_length"])
+    rows = encode(pairs, tokenizer, training["max_length"])
 
     checkpoints = Path(checkpoints)
     start = saved.open_folder(
@@ -140,9 +141,14 @@ def train(
     # TRL would turn off the adapter's dropout along with the base's; the base's alone must be
     # off, for the reference to be the model that is evaluated.
     disable_dropout_in_model(model)
-    trainer = _Trainer(
+    kind = SharedTrainer
+    reason = obstacle(model, rows[:2]) if shared_prefixes else "it is turned off"
+    if reason is not None:
+        kind = StockTrainer
+        logger.warning("each sequence runs by itself; no prefixes are shared: %s", reason)
+    trainer = kind(
         model,
-        args=_arguments(
+        args=arguments(
             objective,
             training,
             seed,
@@ -174,31 +180,38 @@ def training_log(history: Sequence[Mapping]) -> pd.DataFrame:
 # ------------------------------------------------------------------ data
 
 
-def _rows(pairs: pd.DataFrame) -> list[dict]:
-    """Rows for TRL: plain lists of messages (Parquet gives arrays), the template's settings."""
-    return [
-        {
-            "item_id": pair["item_id"],
-            **{
-                part: [dict(message) for message in pair[part]]
-                for part in ("prompt", "chosen", "rejected")
-            },
-            "chat_template_kwargs": models.TEMPLATE_SETTINGS,
-        }
-        for pair in pairs.to_dict("records")
-    ]
+def encode(pairs: pd.DataFrame, tokenizer, max_length: int) -> list[dict]:
+    """Token ids of pairs, as evaluation renders them.
 
+    Returns
+    -------
+    For each pair ``item_id, prompt_ids, chosen_ids, rejected_ids``.
 
-def _check_lengths(rows: Sequence[Mapping], tokenizer, max_length: int) -> None:
-    """Refuse a pair that TRL would drop or cut."""
-    for row in rows:
-        for part in ("chosen", "rejected"):
-            length = len(models.encode_chat(tokenizer, row["prompt"], row[part][0]["content"]))
-            if length > max_length:
+    Raises
+    ------
+    InputError
+        If a pair is longer than ``max_length``, which TRL would cut or leave out, or a prompt
+        does not go on unchanged in front of its answer.
+    """
+    rows = []
+    for pair in pairs.to_dict("records"):
+        prompt = models.encode_chat(tokenizer, list(pair["prompt"]))
+        row = {"item_id": pair["item_id"], "prompt_ids": prompt}
+        for side in ("chosen", "rejected"):
+            whole = models.encode_chat(tokenizer, list(pair["prompt"]), pair[side][0]["content"])
+            if len(whole) > max_length:
                 raise InputError(
-                    f"training.max_length: {row['item_id']} with its answer takes {length} "
+                    f"training.max_length: {pair['item_id']} with its answer takes {len(whole)} "
                     f"tokens, more than {max_length}; nothing is cut or left out"
                 )
+            if whole[: len(prompt)] != prompt:
+                raise InputError(
+                    f"{tokenizer.name_or_path}: its chat template renders the prompt of "
+                    f"{pair['item_id']} otherwise once an answer follows"
+                )
+            row[f"{side}_ids"] = whole[len(prompt) :]
+        rows.append(row)
+    return rows
 
 
 def _hash_rows(rows: Sequence[Mapping]) -> str:
@@ -253,7 +266,7 @@ class ItemSampler(Sampler):
 # ------------------------------------------------------------------ the trainer
 
 
-def _arguments(
+def arguments(
     objective: Mapping,
     training: Mapping,
     seed: int,
@@ -303,8 +316,8 @@ def _arguments(
     return arguments
 
 
-class _Trainer(DPOTrainer):
-    """TRL's trainer, with steps of whole items that are divided by tokens.
+class _Steps:
+    """For a DPOTrainer: steps of whole items that are divided by tokens.
 
     A batch of the data loader is the pairs of a step. What goes through the model at once is
     as many of them as fit into ``tokens_per_batch``; their losses are weighted by their number
@@ -321,6 +334,10 @@ class _Trainer(DPOTrainer):
         for parameter in self.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+
+    def _prepare_dataset(self, dataset, *args):
+        """The pairs are encoded already, as evaluation encodes them."""
+        return dataset
 
     def _send_telemetry(self) -> None:
         """Nothing but the fetch rules touches the network."""
@@ -341,34 +358,40 @@ class _Trainer(DPOTrainer):
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                if len(parts) == len(pairs) or SORTED_LOSSES & set(self.loss_types):
+                largest = max(sum(map(self._size, self._units(part))) for part in parts)
+                smaller = min(self.tokens_per_batch, largest) // 2
+                if max(map(len, map(self._units, parts))) == 1 or not self._divisible(pairs):
                     raise InputError(
-                        "the memory does not hold a single pass of training at "
-                        f"{max(map(_n_tokens, pairs))} tokens a pair; use a larger GPU, "
+                        f"out of memory with {largest} tokens in one forward pass, the fewest "
+                        "that this objective and these pairs allow; use a GPU with more memory, "
                         "gradient checkpointing, quantization: nf4 or a smaller model"
                     ) from None
             self._metrics["train"].clear()
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
-            self.tokens_per_batch = min(self.tokens_per_batch, sum(map(_n_tokens, pairs))) // 2
+            self.tokens_per_batch = smaller
             logger.warning("out of memory; %d tokens at once from here on", self.tokens_per_batch)
         self._check_finite(loss, pairs)
         return loss
 
     def _divide(self, pairs: list[dict]) -> list[list[dict]]:
         """Parts of a step that go through the model at once."""
-        lengths = {len(pair[part]) for pair in pairs for part in ("chosen_ids", "rejected_ids")}
-        # sft's loss is a mean over tokens: parts weighted by pairs add up to it only if all
-        # answers are as long.
-        whole = SORTED_LOSSES & set(self.loss_types) or (
-            "sft" in self.loss_types and len(lengths) > 1
-        )
-        if whole:
+        if not self._divisible(pairs):
             return [pairs]
-        sizes = [_n_tokens(pair) for pair in pairs]
+        units = self._units(pairs)
         return [
-            [pairs[i] for i in part] for part in prefix_tree.batches(sizes, self.tokens_per_batch)
+            [pair for i in part for pair in units[i]]
+            for part in prefix_tree.batches(
+                [self._size(unit) for unit in units], self.tokens_per_batch
+            )
         ]
+
+    def _divisible(self, pairs: list[dict]) -> bool:
+        """Whether the losses of parts, weighted by their pairs, add up to that of the step."""
+        if SORTED_LOSSES & set(self.loss_types):
+            return False
+        # A mean over tokens: only if all chosen answers are as long.
+        return "sft" not in self.loss_types or len({len(p["chosen_ids"]) for p in pairs}) == 1
 
     def _accumulate(self, model, parts: list[list[dict]]) -> torch.Tensor:
         """Loss of a step; its gradients are added up part by part."""
@@ -403,6 +426,29 @@ class _Trainer(DPOTrainer):
             f"{self.state.global_step + 1} (pairs of {items}); the last good checkpoint is "
             f"{last or 'none'}; lower training.learning_rate or objective.beta"
         )
+
+
+class StockTrainer(_Steps, DPOTrainer):
+    """Each sequence by itself."""
+
+    def _units(self, pairs: list[dict]) -> list[list[dict]]:
+        return [[pair] for pair in pairs]
+
+    def _size(self, unit: list[dict]) -> int:
+        return sum(map(_n_tokens, unit))
+
+
+class SharedTrainer(_Steps, SharedPrefixDPOTrainer):
+    """The pairs of an item, which share most of their tokens, in one tree."""
+
+    def _units(self, pairs: list[dict]) -> list[list[dict]]:
+        items = {}
+        for pair in pairs:
+            items.setdefault(pair["item_id"], []).append(pair)
+        return list(items.values())
+
+    def _size(self, unit: list[dict]) -> int:
+        return len(tree_of(unit))
 
 
 def _n_tokens(pair: Mapping) -> int:

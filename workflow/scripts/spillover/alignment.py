@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
@@ -161,6 +161,7 @@ def train(
         peft_config=lora_config(lora),
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.type],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Checkpoints(training, checkpoints))
     trainer.add_callback(_Progress(len(rows), training["epochs"]))
     if start is not None:

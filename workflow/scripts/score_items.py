@@ -1,11 +1,10 @@
 """Score one attribute's items with one run of one model."""
 
-import json
 from pathlib import Path
 
 import torch
 from spillover import bbq, models, outcomes, scoring
-from spillover.files import read_table, sha256, write_table
+from spillover.files import read_table, write_table
 from spillover.logs import log_to
 
 with log_to(snakemake.log[0]):

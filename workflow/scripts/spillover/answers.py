@@ -9,7 +9,9 @@ from spillover.errors import InputError
 COLUMNS = ("attribute", "example_id", "predicted_option")
 
 
-def read(path: str | Path, items: pd.DataFrame) -> pd.DataFrame:
+def read(
+    path: str | Path, items: pd.DataFrame, required: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Read the answers that some other program gave to ``items``.
 
     Parameters
@@ -17,11 +19,12 @@ def read(path: str | Path, items: pd.DataFrame) -> pd.DataFrame:
     path : CSV file with the columns ``attribute``, ``example_id`` and ``predicted_option``: 0, 1
         or 2, the place among the item's options as BBQ gives them, or empty where no answer could
         be parsed. Other columns are left aside.
-    items : the items that must have been answered, each exactly once.
+    items : the items that may have been answered, each at most once.
+    required : those of them that must have been; all by default.
 
     Returns
     -------
-    Predictions, one row an item in the order of ``items``: ``item_id``, ``order`` (``012``),
+    Predictions, one row an item in the order of ``required``: ``item_id``, ``order`` (``012``),
     ``logp_0``-``logp_2`` and ``option_mass`` (null: not known), ``predicted`` (0-2 or null).
 
     Raises
@@ -62,11 +65,11 @@ def read(path: str | Path, items: pd.DataFrame) -> pd.DataFrame:
             f"(first: {missing.iloc[0]}); an answer that could not be parsed is a row with an "
             "empty predicted_option"
         )
-    chosen = option.map(_spellings()).set_axis(item_id).reindex(items["item_id"])
-    null = pd.array([pd.NA] * len(items), dtype="Float64")
+    chosen = option.map(_spellings()).set_axis(item_id).reindex(required["item_id"])
+    null = pd.array([pd.NA] * len(required), dtype="Float64")
     return pd.DataFrame(
         {
-            "item_id": items["item_id"].to_numpy(),
+            "item_id": required["item_id"].to_numpy(),
             "order": "012",
             "logp_0": null,
             "logp_1": null,

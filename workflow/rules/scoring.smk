@@ -1,7 +1,7 @@
 rule score_items:
     """Score one attribute's items with one run of one model."""
     input:
-        items="results/{study}/items/{attribute}.parquet",
+        item_table="results/{study}/items/{attribute}.parquet",
         heldout=get_heldout,
         model="resources/models/{model}",
         adapter=get_adapter,

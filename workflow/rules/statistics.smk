@@ -1,7 +1,7 @@
 rule compute_metrics:
     """Accuracy, outcome rates, bias scores and the part of position, of every run."""
     input:
-        items=get_items,
+        item_tables=get_items,
         heldout=get_all_heldout,
         runs=get_run_files,
     output:
@@ -37,7 +37,7 @@ rule compute_metrics:
 rule test_spillover:
     """Paired change of each attribute's fairness, with tests, corrections and verdicts."""
     input:
-        items=get_items,
+        item_tables=get_items,
         heldout=get_all_heldout,
         runs=get_run_files,
     output:

@@ -13,7 +13,7 @@ with log_to(snakemake.log[0]):
     machine = snakemake.config["machine"]
     adapter = snakemake.input.get("adapter")
     items = bbq.evaluated_items(
-        read_table(snakemake.input.items),
+        read_table(snakemake.input.item_table),
         [read_table(path) for path in snakemake.input.get("heldout", [])],
         snakemake.params.blocks,
     )

@@ -9,7 +9,7 @@ from spillover.logs import log_to
 
 with log_to(snakemake.log[0]):
     settings = snakemake.params.statistics
-    items = pd.concat(map(read_table, snakemake.input.items), ignore_index=True)
+    items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     changes, aggregates, transitions = [], [], []
     for model, files_by_run in snakemake.params.runs.items():

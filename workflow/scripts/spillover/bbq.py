@@ -28,7 +28,6 @@ UNKNOWN_PHRASES = (
     "Undetermined",
     "Unknown",
 )
-CONTEXTS = ("ambig", "disambig")
 BLOCK_LAYOUT = [("neg", "ambig"), ("neg", "disambig"), ("nonneg", "ambig"), ("nonneg", "disambig")]
 
 ATTRIBUTION = """\

@@ -1,0 +1,36 @@
+from snakemake.utils import min_version
+
+min_version("9.14")
+
+# A study file stands for itself: Snakemake would merge it into config.yaml, and run the
+# models of both.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/pairs.smk"
+include: "workflow/rules/alignment.smk"
+include: "workflow/rules/scoring.smk"
+include: "workflow/rules/statistics.smk"
+include: "workflow/rules/figures.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    tables,
+    predictions,
+    adapters,
+
+
+rule all:
+    """The whole study: tables and figures."""
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,

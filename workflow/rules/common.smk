@@ -1,0 +1,167 @@
+"""Configuration, wildcards, and the functions that name a rule's inputs."""
+
+import re
+import sys
+from pathlib import Path
+
+from snakemake.utils import validate
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+
+from spillover import configuration
+from spillover.errors import InputError
+from spillover.provenance import fingerprint
+from yaml import safe_load
+
+SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
+PINS = Path(workflow.basedir) / "resources" / "bbq.yaml"
+
+try:
+    configuration.check(config, safe_load(SCHEMA.read_text()))
+except InputError as error:
+    names = " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
+    sys.exit(f"{names}: {error}")
+validate(config, str(SCHEMA))  # fills in the defaults
+
+BBQ = safe_load(PINS.read_text())
+
+
+def get_aligned_runs(alignments=None):
+    """Runs that an alignment makes: {alignment}/seed{seed}, of all alignments by default."""
+    return [
+        f"{alignment}/seed{seed}"
+        for alignment in alignments or config["alignments"]
+        for seed in config["seeds"]
+    ]
+
+
+def get_models():
+    """Models that this workflow evaluates itself."""
+    return [name for name, model in config["models"].items() if "source" in model]
+
+
+def get_bbq_source(wildcards):
+    """The user's files of BBQ, if they are what the data come from."""
+    return [config["bbq"]["path"]] if config["bbq"]["type"] == "path" else []
+
+
+def get_model_source(wildcards):
+    """The user's model files, so that a change of them is noticed."""
+    source = config["models"][wildcards.model]["source"]
+    if source["type"] != "path":
+        return []
+    folder = Path(source["path"])
+    return sorted(str(file) for file in folder.glob("*") if file.is_file()) or [str(folder)]
+
+
+def get_target_items(wildcards):
+    """Item tables of the attributes that an alignment targets."""
+    return expand(
+        "results/{{study}}/items/{attribute}.parquet",
+        attribute=config["alignments"][wildcards.alignment]["target"],
+    )
+
+
+def get_adapter(wildcards):
+    """Adapter of an aligned run; nothing for the base."""
+    if wildcards.run == "base":
+        return []
+    return multiext(
+        "results/{study}/{model}/{run}/adapter/adapter_",
+        "model.safetensors",
+        "config.json",
+    )
+
+
+def get_heldout(wildcards):
+    """What training held out of an attribute, where it is targeted.
+
+    An aligned run is evaluated on what its own alignment held out, the base on what any did.
+    """
+    alignments = config["alignments"] if wildcards.run == "base" else [wildcards.run.split("/")[0]]
+    return expand(
+        "results/{{study}}/pairs/{alignment}/heldout.parquet",
+        alignment=[
+            alignment
+            for alignment in alignments
+            if wildcards.attribute in config["alignments"][alignment]["target"]
+        ],
+    )
+
+
+def get_items(wildcards):
+    """Item tables of the attributes that are evaluated."""
+    return expand(
+        "results/{{study}}/items/{attribute}.parquet",
+        attribute=config["evaluation"]["attributes"],
+    )
+
+
+def get_runs(wildcards):
+    """Each model's runs, and each run's files: predictions made here, or answers made elsewhere."""
+    predictions = "results/{study}/{model}/{run}/predictions/{attribute}.parquet"
+    return {
+        name: {
+            run: (
+                [model["predictions"][run]]
+                if "predictions" in model
+                else expand(
+                    predictions,
+                    study=config["study"],
+                    model=name,
+                    run=run,
+                    attribute=config["evaluation"]["attributes"],
+                )
+            )
+            for run in ["base", *get_aligned_runs()]
+        }
+        for name, model in config["models"].items()
+    }
+
+
+def get_run_files(wildcards):
+    """All files of all runs."""
+    return [
+        file for runs in get_runs(wildcards).values() for files in runs.values() for file in files
+    ]
+
+
+def get_targets(wildcards):
+    """Attributes that each alignment targets."""
+    return {name: alignment["target"] for name, alignment in config["alignments"].items()}
+
+
+def get_all_heldout(wildcards):
+    """Held-out items of every alignment, for answers made elsewhere to be compared on."""
+    if len(get_models()) == len(config["models"]):
+        return []
+    return expand(
+        "results/{{study}}/pairs/{alignment}/heldout.parquet",
+        alignment=[name for name, target in get_targets(wildcards).items() if target],
+    )
+
+
+def get_tables():
+    """Names of the tables: those of changes need an alignment."""
+    changes = ["spillover", "aggregate", "transitions"] if config["alignments"] else []
+    return ["metrics", "position", *changes]
+
+
+def get_gpus(wildcards):
+    """GPUs that a job on a model asks the scheduler for."""
+    return 0 if config["machine"]["device"] == "cpu" else 1
+
+
+def get_model_settings(wildcards):
+    """How a model's weights are loaded: the same before and after alignment."""
+    model = config["models"][wildcards.model]
+    return {key: model[key] for key in ("quantization", "dtype")}
+
+
+wildcard_constraints:
+    study=re.escape(config["study"]),
+    model="|".join(map(re.escape, config["models"])),
+    alignment="|".join(map(re.escape, config["alignments"])),
+    seed="|".join(map(str, config["seeds"])),
+    run="base|" + "|".join(map(re.escape, get_aligned_runs())),
+    attribute="|".join(BBQ["attributes"]),

@@ -1,0 +1,65 @@
+rule fetch_bbq:
+    """Fetch BBQ as published, and check every file against its hash."""
+    input:
+        pins=workflow.source_path("../../resources/bbq.yaml"),
+        folder=get_bbq_source,
+    output:
+        data=expand("resources/bbq/{attribute}.jsonl", attribute=BBQ["attributes"]),
+        metadata="resources/bbq/additional_metadata.csv",
+        licence="resources/bbq/LICENSE",
+        attribution="resources/bbq/ATTRIBUTION.md",
+    log:
+        "resources/bbq/fetch_bbq.log",
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        source=lookup("bbq", within=config),
+    script:
+        "../scripts/fetch_bbq.py"
+
+
+rule fetch_model:
+    """Fetch a model as safetensors with its tokenizer, and check that the study can use it."""
+    input:
+        get_model_source,
+    output:
+        directory("resources/models/{model}"),
+    log:
+        "resources/models/{model}.log",
+    conda:
+        "../../envs/model.yaml"
+    threads: 2
+    resources:
+        mem_mb=16000,
+        runtime=240,
+    params:
+        source=lookup("models/{model}/source", within=config),
+        partial="resources/models/.{model}.partial",
+    script:
+        "../scripts/fetch_model.py"
+
+
+rule prepare_items:
+    """Make one attribute's item table: metadata joined, every fact relied upon asserted."""
+    input:
+        data="resources/bbq/{attribute}.jsonl",
+        metadata="resources/bbq/additional_metadata.csv",
+    output:
+        "results/{study}/items/{attribute}.parquet",
+    log:
+        "results/{study}/items/{attribute}.log",
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        pin=lambda wildcards: BBQ["attributes"][wildcards.attribute],
+        code=fingerprint("bbq"),
+    script:
+        "../scripts/prepare_items.py"

@@ -1,0 +1,64 @@
+rule plot_accuracy_change:
+    """Change of accuracy of each attribute and context, with intervals."""
+    input:
+        "results/{study}/spillover.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/accuracy_change_{alignment}.svg",
+            caption="../report/accuracy_change.rst",
+            category="Figures",
+            labels={"figure": "change of accuracy", "alignment": "{alignment}"},
+        ),
+        pdf="results/{study}/figures/accuracy_change_{alignment}.pdf",
+    log:
+        "results/{study}/figures/accuracy_change_{alignment}.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        alpha=lookup("statistics/alpha", within=config),
+        code=fingerprint("figures"),
+    script:
+        "../scripts/plot_accuracy_change.py"
+
+
+rule plot_bias_scores:
+    """Bias scores of each attribute and context, before and after."""
+    input:
+        "results/{study}/metrics.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/bias_scores_{alignment}.svg",
+            caption="../report/bias_scores.rst",
+            category="Figures",
+            labels={"figure": "bias scores", "alignment": "{alignment}"},
+        ),
+        pdf="results/{study}/figures/bias_scores_{alignment}.pdf",
+    log:
+        "results/{study}/figures/bias_scores_{alignment}.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        target=lookup("alignments/{alignment}/target", within=config),
+        code=fingerprint("figures"),
+    script:
+        "../scripts/plot_bias_scores.py"
+
+
+rule figures:
+    """Every figure of the study."""
+    input:
+        expand(
+            "results/{study}/figures/{figure}_{alignment}.{format}",
+            study=config["study"],
+            figure=["accuracy_change", "bias_scores"],
+            alignment=config["alignments"],
+            format=["svg", "pdf"],
+        ),

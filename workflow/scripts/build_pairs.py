@@ -1,0 +1,23 @@
+"""Split the targeted attributes' items and make preference pairs of the training part."""
+
+import json
+
+import pandas as pd
+from spillover import bbq
+from spillover import pairs as preference
+from spillover.files import read_table, replacing, write_table
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    split = snakemake.params.split
+    items = pd.concat(map(read_table, snakemake.input), ignore_index=True)
+    items = bbq.exclude_groups(items, snakemake.params.exclude_groups)
+    train, heldout = bbq.split_heldout(items, split["by"], split["heldout"], split["seed"])
+    pairs = preference.build_pairs(train, **snakemake.params.pairs, seed=split["seed"])
+    settings = {"split": split, "pairs": snakemake.params.pairs}
+    settings["exclude_groups"] = snakemake.params.exclude_groups
+    write_table(pairs, snakemake.output.train)
+    write_table(heldout[["item_id"]], snakemake.output.heldout)
+    with replacing(snakemake.output.manifest) as path:
+        manifest = settings | preference.manifest(items, pairs, heldout)
+        path.write_text(json.dumps(manifest, indent=2) + "\n")

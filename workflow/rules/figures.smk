@@ -19,7 +19,7 @@ rule plot_accuracy_change:
         mem_mb=2000,
         runtime=10,
     params:
-        statistics=lookup("statistics", within=config),
+        alpha=lookup("statistics/alpha", within=config),
         code=fingerprint("figures"),
     script:
         "../scripts/plot_accuracy_change.py"

@@ -1,18 +1,24 @@
 rule compute_metrics:
-    """Accuracy, outcome rates and bias scores of every model, run and attribute."""
+    """Accuracy, outcome rates, bias scores and the part of position, of every run."""
     input:
-        items=get_items,
-        predictions=get_predictions,
-        answers=get_answers,
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
     output:
-        report(
+        metrics=report(
             "results/{study}/metrics.tsv",
             caption="../report/metrics.rst",
             category="Tables",
             labels={"table": "metrics"},
         ),
+        position=report(
+            "results/{study}/position.tsv",
+            caption="../report/position.rst",
+            category="Tables",
+            labels={"table": "position"},
+        ),
     log:
-        "results/{study}/metrics.log",
+        "results/{study}/compute_metrics.log",
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -20,9 +26,10 @@ rule compute_metrics:
         mem_mb=4000,
         runtime=30,
     params:
-        models=get_runs_by_model,
+        runs=get_runs,
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("outcomes"),
+        code=fingerprint("runs", "outcomes", "statistics"),
     script:
         "../scripts/compute_metrics.py"
 
@@ -30,9 +37,9 @@ rule compute_metrics:
 rule test_spillover:
     """Paired change of each attribute's fairness, with tests, corrections and verdicts."""
     input:
-        items=get_items,
-        predictions=get_predictions,
-        answers=get_answers,
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
     output:
         spillover=report(
             "results/{study}/spillover.tsv",
@@ -46,8 +53,14 @@ rule test_spillover:
             category="Tables",
             labels={"table": "aggregate"},
         ),
+        transitions=report(
+            "results/{study}/transitions.tsv",
+            caption="../report/transitions.rst",
+            category="Tables",
+            labels={"table": "transitions"},
+        ),
     log:
-        "results/{study}/spillover.log",
+        "results/{study}/test_spillover.log",
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -55,10 +68,11 @@ rule test_spillover:
         mem_mb=4000,
         runtime=30,
     params:
-        models=get_runs_by_model,
-        alignments=get_targets,
+        runs=get_runs,
+        targets=get_targets,
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics"),
+        code=fingerprint("runs", "statistics"),
     script:
         "../scripts/test_spillover.py"
 
@@ -66,8 +80,4 @@ rule test_spillover:
 rule tables:
     """Every table of the study."""
     input:
-        expand(
-            "results/{study}/{table}.tsv",
-            study=config["study"],
-            table=["metrics", "spillover", "aggregate"],
-        ),
+        expand("results/{study}/{table}.tsv", study=config["study"], table=get_tables()),

@@ -65,56 +65,57 @@ def sign_flip_p(
     clusters: np.ndarray,
     resamples: int,
     stream: np.random.SeedSequence,
-) -> float:
+) -> np.ndarray | float:
     """Two-sided p-value of the hypothesis that the mean is 0, by flipping the signs of clusters.
 
     Under the hypothesis a cluster's total is as likely positive as negative; the statistic is the
     mean over its CRV3 standard error (Student's t), which keeps the test close to its level when
-    totals are skewed or clusters unequal. All sign patterns are enumerated if at most
-    ``EXACT_UP_TO`` clusters have a total other than 0, otherwise ``resamples`` random ones are
-    drawn and p = (b + 1) / (resamples + 1) (Phipson and Smyth 2010).
+    totals are skewed or clusters unequal. Up to ``EXACT_UP_TO`` clusters, all sign patterns are
+    enumerated; otherwise ``resamples`` random ones are drawn and p = (b + 1) / (resamples + 1)
+    (Phipson and Smyth 2010).
 
     Parameters
     ----------
-    values : one an item.
-    clusters : the item's cluster.
+    values : (items,), or (items, quantities) to test several under the same signs.
+    clusters : (items,), the item's cluster.
     resamples : number of random sign patterns.
     stream : source of the random signs.
 
     Returns
     -------
-    p in (0, 1]; 1 if no total differs from 0; NaN if a value is NaN or there is none.
+    p in (0, 1], one a quantity; 1 if no total differs from 0 or there is but one cluster, and NaN
+    if a value is NaN or there is none.
     """
-    if not len(values) or np.isnan(values).any():
-        return np.nan
     codes, labels = pd.factorize(clusters)
-    total = np.bincount(codes, weights=values)
-    size = np.bincount(codes).astype(float)
-    total[np.abs(total) < 1e-9 * np.abs(values).max()] = 0.0
-    if len(labels) < 2 or not total.any():
-        return 1.0
+    k, columns = len(labels), np.reshape(values, (len(codes), -1))
+    total = np.column_stack([np.bincount(codes, weights=c, minlength=k) for c in columns.T])
+    total[np.abs(total) < 1e-9 * np.abs(columns).max(axis=0, initial=0)] = 0.0
+    if k < 2:
+        p = np.where(np.isnan(total).any(axis=0), np.nan, 1.0 if k else np.nan)
+        return p.reshape(np.shape(values)[1:])[()]
     # Weighted by w, the squared residuals S - n m of the clusters sum to the squared standard
-    # error (times a constant). Expanded, a flip changes only two linear forms in the signs.
-    n, weight = size.sum(), 1 / (1 - size / size.sum()) ** 2
-    squares, sizes = np.sum(weight * total**2), np.sum(weight * size**2)
-    forms = np.column_stack([total / n, weight * size * total])
+    # error (times a constant). Expanded, a flip changes only two forms linear in the signs.
+    size = np.bincount(codes).astype(float)
+    weight = (1 / (1 - size / size.sum()) ** 2)[:, None]
+    squares, sizes = np.sum(weight * total**2, axis=0), np.sum(weight[:, 0] * size**2)
+    mean_form, cross_form = total / size.sum(), weight * size[:, None] * total
 
     def mean_and_error(signs):
-        mean, cross = (signs @ forms[moved]).T
-        error = squares - 2 * mean * cross + mean**2 * sizes
+        mean = signs @ mean_form
+        error = squares - 2 * mean * (signs @ cross_form) + mean**2 * sizes
         error[error < 1e-12 * squares] = 0.0  # what is left of an exact 0
         return mean**2, error
 
-    moved = np.flatnonzero(total)
-    (mean,), (error,) = mean_and_error(np.ones((1, len(moved))))
+    exact = k <= EXACT_UP_TO
+    mean, error = mean_and_error(np.ones((1, k)))
     at_least, drawn = 0, 0
-    exact = len(moved) <= EXACT_UP_TO
-    for signs in _all_signs(len(moved)) if exact else _random_signs(len(moved), resamples, stream):
+    for signs in _all_signs(k) if exact else _random_signs(k, resamples, stream):
         means, errors = mean_and_error(signs)
         # t* >= t without a division, for an error of 0 is a legitimate, infinite t
-        at_least += np.count_nonzero(means * error >= mean * errors * (1 - 1e-9))
+        at_least += np.sum(means * error >= mean * errors * (1 - 1e-9), axis=0)
         drawn += len(signs)
-    return at_least / drawn if exact else (at_least + 1) / (drawn + 1)
+    p = at_least / drawn if exact else (at_least + 1) / (drawn + 1)
+    return np.where(np.isnan(total).any(axis=0), np.nan, p).reshape(np.shape(values)[1:])[()]
 
 
 def equivalence_p(change: ClusteredMean, margin: float) -> float:

@@ -76,7 +76,14 @@ def _check_references(config: Mapping, schema: Mapping) -> None:
     attributes = config.get("evaluation", {}).get(
         "attributes", schema["properties"]["evaluation"]["properties"]["attributes"]["default"]
     )
-    for name, alignment in config["alignments"].items():
+    made_here = [name for name, model in config["models"].items() if "source" in model]
+    alignments = config.get("alignments", {})
+    for name, alignment in alignments.items():
+        if made_here and not alignment["target"]:
+            raise InputError(
+                f"alignments.{name}.target: expected an attribute to align {made_here[0]} for, "
+                "found none"
+            )
         for target in alignment["target"]:
             if target not in attributes:
                 raise InputError(
@@ -84,7 +91,7 @@ def _check_references(config: Mapping, schema: Mapping) -> None:
                     f"({', '.join(attributes)})"
                 )
     seeds = config.get("seeds", schema["properties"]["seeds"]["default"])
-    runs = [f"{alignment}/seed{seed}" for alignment in config["alignments"] for seed in seeds]
+    runs = [f"{alignment}/seed{seed}" for alignment in alignments for seed in seeds]
     for name, model in config["models"].items():
         if "predictions" not in model:
             continue

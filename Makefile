@@ -1,0 +1,38 @@
+# make study   the study from nothing: environment, data, model, alignment, evaluation, report
+# make test    every test
+# make env     the environment only
+# make lint    the checks of style
+PYTHON ?= python3
+VENV := .venv
+STUDY ?= config.yaml
+CORES ?= all
+# A study file stands for itself; the default one is what Snakemake finds without being told.
+CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
+
+.PHONY: env study test lint clean
+.DELETE_ON_ERROR:
+
+env: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d" % v[:2])'
+	@echo "making $(VENV) (some minutes the first time)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+study: env
+	$(VENV)/bin/snakemake --cores $(CORES) $(CONFIG)
+	$(VENV)/bin/snakemake --report report.html $(CONFIG)
+
+test: env
+	$(VENV)/bin/python -m pytest
+
+lint: env
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/snakefmt --check .
+	$(VENV)/bin/snakemake --lint
+
+clean:
+	rm -rf results report.html .snakemake

@@ -1,0 +1,24 @@
+"""Accuracy, outcome rates, bias scores and the part of position, of every run."""
+
+from pathlib import Path
+
+import pandas as pd
+from spillover import outcomes, runs, statistics
+from spillover.files import read_table, write_table
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
+    heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
+    metrics, positions = [], []
+    for model, files_by_run in snakemake.params.runs.items():
+        for run, files in files_by_run.items():
+            asked = runs.asked_items(items, runs.heldout_for(run, heldout), snakemake.params.blocks)
+            predictions = runs.read_run(files, items, asked)
+            answered = runs.items_of(items, predictions)
+            keys = {"model": model, "run": run}
+            alpha = snakemake.params.statistics["alpha"]
+            metrics.append(outcomes.metrics(answered, predictions, alpha).assign(**keys))
+            positions.append(statistics.position(answered, predictions).assign(**keys))
+    for tables, path in zip([metrics, positions], snakemake.output, strict=True):
+        write_table(runs.stack(tables, ["model", "run"]), path)

@@ -1,0 +1,11 @@
+"""Change of accuracy of each attribute and context, with intervals."""
+
+from spillover import figures
+from spillover.files import read_table
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    spillover = read_table(snakemake.input[0])
+    spillover = spillover[spillover["alignment"] == snakemake.wildcards.alignment]
+    figure = figures.accuracy_change(spillover, snakemake.params.alpha)
+    figures.save(figure, snakemake.output)

@@ -131,6 +131,7 @@ def test_training_leaves_a_quantised_base_as_it_was(folder, tmp_path, monkeypatc
             model.eval()
             with torch.no_grad(), model.disable_adapter():
                 outputs.append(model(ids).logits)
+            model.train()
 
     disturbed, undisturbed = tmp_path / "disturbed", tmp_path / "undisturbed"
     train(folder, undisturbed, quantization="nf4", training={"epochs": 3})

@@ -71,7 +71,9 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value):
         output = torch.empty_like(query)
-        ctx.save_for_backward(query, key, value, output, output.new_empty(output.shape[:-1]).float())
+        ctx.save_for_backward(
+            query, key, value, output, output.new_empty(output.shape[:-1]).float()
+        )
         return output
 
     @staticmethod

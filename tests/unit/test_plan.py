@@ -82,6 +82,7 @@ def test_predicted_memory_is_within_15_percent(tmp_path, size, dtype):
         quantization="none",
         dtype=dtype,
         gradient_checkpointing=False,
+        device="cpu",
     )
     share = predicted["gradients"] + predicted["activations"] + predicted["head"]
     assert share == pytest.approx(measured, rel=0.15)

@@ -66,26 +66,28 @@ def weight_bytes(model: torch.nn.Module, quantization: str, dtype: str) -> int:
 
 
 class _Attention(torch.autograd.Function):
-    """Keeps for the backward pass what torch's memory-saving attention keeps."""
+    """Keeps for the backward pass what torch's memory-saving attention keeps: its inputs, its
+    output, the normalisers in float32, and the mask as numbers."""
 
     @staticmethod
-    def forward(ctx, query, key, value):
+    def forward(ctx, query, key, value, mask):
         output = torch.empty_like(query)
-        ctx.save_for_backward(
-            query, key, value, output, output.new_empty(output.shape[:-1]).float()
-        )
+        normalisers = query.new_empty(query.shape[:-1], dtype=torch.float32)
+        numbers = mask.to(query.dtype)
+        ctx.save_for_backward(query, key, value, output, normalisers, numbers)
         return output
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient, gradient, gradient
+        return gradient, gradient, gradient, None
 
 
 def _attention(module, query, key, value, attention_mask, **kwargs):
     # With a mask of its own, transformers repeats the keys for each query head.
     groups = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    return _Attention.apply(query, key, value).transpose(1, 2).contiguous(), None
+    output = _Attention.apply(query, key, value, attention_mask)
+    return output.transpose(1, 2).contiguous(), None
 
 
 ALL_ATTENTION_FUNCTIONS.register("plan", _attention)
@@ -122,6 +124,24 @@ def activation_bytes(model: torch.nn.Module, n_tokens: int) -> int:
     )
 
 
+def head_bytes(
+    n_answer_tokens: int, vocabulary: int, hidden_size: int, width: int, device: str
+) -> int:
+    """Bytes in which TRL scores answers' tokens (``chunked_logprob.py``), with gradients.
+
+    It takes the vocabulary in tiles of 32768, in a buffer of the model's dtype (``width``
+    bytes). On a GPU one kernel folds a tile; elsewhere torch's operations hold eight copies
+    of it in float32 or, one after the other, the weights of a tile in float32.
+    """
+    tokens, tile = min(n_answer_tokens, 4096), min(vocabulary, 32768)
+    buffer = tokens * 32768 * width
+    if device == "cuda":
+        return buffer
+    copies = 8 * 4 * tokens * tile
+    unpacked = 4 * tile * (hidden_size + tokens) if width < 4 else 0
+    return buffer + max(copies, unpacked)
+
+
 def memory(
     model_folder: str | Path,
     n_tokens: int,
@@ -132,6 +152,7 @@ def memory(
     quantization: str,
     dtype: str,
     gradient_checkpointing: bool,
+    device: str = "cuda",
 ) -> dict[str, int]:
     """Bytes that training needs at its peak, share by share.
 
@@ -142,8 +163,8 @@ def memory(
 
     Returns
     -------
-    ``weights``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``head`` (the
-    vocabulary's scores at the answers' tokens and their gradient) and ``transient`` (one
+    ``weights``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``head``
+    (:func:`head_bytes`) and ``transient`` (one
     layer's weight as it is unpacked, one layer's activations as they are computed again).
     """
     width = torch.finfo(getattr(torch, dtype)).bits // 8
@@ -169,8 +190,7 @@ def memory(
         "gradients": 4 * trained,
         "optimizer": OPTIMIZER_BYTES[training["optimizer"]] * trained,
         "activations": activations,
-        # TRL scores in float32: the scores, their probabilities and the gradient of either.
-        "head": 3 * 4 * n_answer_tokens * config.vocab_size,
+        "head": head_bytes(n_answer_tokens, config.vocab_size, config.hidden_size, width, device),
         "transient": transient,
     }
 

@@ -38,6 +38,12 @@ def label_outcomes(items: pd.DataFrame, predicted: pd.Series) -> pd.Series:
     return pd.Series(names[codes], index=items.index, name="outcome", dtype="str")
 
 
+def label_predictions(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.Series:
+    """``label_outcomes`` of predictions, whose rows name their item by ``item_id``."""
+    asked = items.set_index("item_id").loc[predictions["item_id"]].set_axis(predictions.index)
+    return label_outcomes(asked, predictions["predicted"])
+
+
 def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """Answers to ``items``, sorted by item and option order, whatever the order of the rows.
 

@@ -152,6 +152,13 @@ def get_gpus(wildcards):
     return 0 if config["machine"]["device"] == "cpu" else 1
 
 
+def get_evaluation(wildcards):
+    """What an answer depends on: the way of scoring and its own settings, and no other way's."""
+    evaluation = config["evaluation"]
+    keys = ["scoring", "option_orders"]
+    return {key: evaluation[key] for key in [*keys, evaluation["scoring"]] if key in evaluation}
+
+
 def get_model_settings(wildcards):
     """How a model's weights are loaded: the same before and after alignment."""
     model = config["models"][wildcards.model]

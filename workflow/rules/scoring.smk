@@ -20,8 +20,7 @@ rule score_items:
         gpu=get_gpus,
     params:
         model=get_model_settings,
-        scoring=lookup("evaluation/scoring", within=config),
-        option_orders=lookup("evaluation/option_orders", within=config),
+        evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         code=fingerprint("scoring", "outcomes"),
         partial="results/{study}/{model}/{run}/predictions/.partial-{attribute}",

@@ -231,24 +231,25 @@ def draw(table, path):
     import matplotlib
 
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "calibration"
+    matplotlib.rcParams |= {"svg.hashsalt": "calibration", "svg.fonttype": "none"}
     import matplotlib.pyplot as plt
 
     y = -np.arange(len(table))
-    figure, (alarm, cover, power) = plt.subplots(1, 3, figsize=(9, 4.5), sharey=True)
+    figure, (alarm, cover, power) = plt.subplots(1, 3, figsize=(9, 5), sharey=True)
     alarm.axvspan(4, 6, color="0.9")
     alarm.plot(table["false_alarms"], y, "o", color="C0", label="sign flips by template")
     alarm.plot(table["mcnemar_alarms"], y, "x", color="C1", label="McNemar")
-    alarm.set(xlabel="false alarms at 5 % (%)", xlim=(0, 100))
+    alarm.set(xlabel="false alarms at 5 % (%)", xlim=(0, 60))
     cover.axvspan(93, 97, color="0.9")
     cover.plot(table["covered"], y, "o", color="C0")
     cover.set(xlabel="coverage of 95 % intervals (%)", xlim=(88, 100))
     power.plot(table["power_5"], y, "o", mfc="none", color="C0", label="5 points")
     power.plot(table["power_10"], y, "o", color="C0", label="10 points")
-    power.set(xlabel="power by template (%)", xlim=(0, 100))
-    alarm.set_yticks(y, table["attribute"] + ", " + table["context"], fontsize=8)
+    power.set(xlabel="power by template (%)", xlim=(0, 103))
+    names = table["attribute"].str.replace("_", " ") + ", " + table["context"]
+    alarm.set_yticks(y, names, fontsize=8)
     for axes in (alarm, power):
-        axes.legend(fontsize=7, loc="lower right")
+        axes.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1))
     for axes in (alarm, cover, power):
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

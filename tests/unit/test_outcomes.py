@@ -9,6 +9,7 @@ from spillover import answers, bbq, outcomes
 from spillover.errors import InputError
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("error")  # undefined is NaN, without a fuss
 
 
 def metrics_of(items, predictions):

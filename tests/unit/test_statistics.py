@@ -8,6 +8,7 @@ from spillover.errors import InputError
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+pytestmark = pytest.mark.filterwarnings("error")  # undefined is NaN, without a fuss
 SETTINGS = {
     "alpha": 0.05,
     "equivalence_margin": 0.02,
@@ -181,6 +182,14 @@ def test_items_without_target_stay_in_accuracy_and_leave_the_bias_score():
     assert (row["accuracy_base"], row["accuracy_aligned"], row["harmed"]) == (1, 0, 32)
     assert np.isnan(row["bias_base"])
     assert row["bias_aligned"] == 1
+
+
+def test_sampled_blocks_are_compared_on_what_was_sampled():
+    items = make_items(blocks=(3,) * 10)
+    sampled = items[items["block"] % 3 == 0]  # one block of four a template
+    row = ambiguous(judged(sampled, oracle("perfect", sampled), oracle("biased", sampled)))
+    assert (row["n_items"], row["n_templates"]) == (20, 10)
+    assert (row["delta_accuracy"], row["cluster_p"]) == (-1, 2 / 2**10)
 
 
 # ------------------------------------------------------------------ the change of bias
@@ -369,6 +378,18 @@ def test_an_attribute_gets_the_same_row_whichever_others_there_are():
     found = statistics.compare(alone, base, aligned, SETTINGS)
     expected = expected[expected["attribute"] == "SES"].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
+
+
+def test_each_attribute_draws_signs_of_its_own():
+    items = pd.concat([make_items(name, (2,) * 25) for name in ("Age", "SES")], ignore_index=True)
+    before, after = np.random.default_rng(3).integers(0, 3, (2, len(items) // 2))
+    runs = [make_predictions(items, np.tile(answers, 2)) for answers in (before, after)]
+    table = judged(items, *runs).set_index(["attribute", "context"])
+    for context in ("ambig", "disambig"):
+        age, ses = table.loc[("Age", context)], table.loc[("SES", context)]
+        assert age["delta_low"] == ses["delta_low"]
+        assert age["cluster_p"] != ses["cluster_p"]
+        assert age["cluster_p"] == pytest.approx(ses["cluster_p"], abs=0.05)
 
 
 def test_another_seed_draws_other_signs():

@@ -148,8 +148,10 @@ def get_tables():
 
 
 def get_gpus(wildcards):
-    """GPUs that a job on a model asks the scheduler for."""
-    return 0 if config["machine"]["device"] == "cpu" else 1
+    """GPUs that a job on a model takes; on a cluster the profile says it instead."""
+    device = config["machine"]["device"]
+    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    return int(device == "cuda" or (device == "auto" and has_gpu))
 
 
 def get_evaluation(wildcards):

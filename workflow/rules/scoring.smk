@@ -13,7 +13,8 @@ rule score_items:
         "results/{study}/{model}/{run}/predictions/{attribute}.benchmark.tsv"
     conda:
         "../../envs/model.yaml"
-    threads: 8
+    # Several jobs of one thread overlap their starts: faster than one job of several threads.
+    threads: 1
     resources:
         mem_mb=24000,
         runtime=480,

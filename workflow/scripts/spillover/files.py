@@ -98,5 +98,5 @@ def read_table(path: str | Path) -> pd.DataFrame:
         return pd.read_csv(path, sep="\t")
     except FileNotFoundError as error:
         raise InputError(f"{path}: the file is missing") from error
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, ValueError) as error:  # Arrow's and pandas' parsers raise kinds of these
         raise InputError(f"{path}: cannot be read as a table, it may be truncated") from error

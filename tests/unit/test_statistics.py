@@ -461,6 +461,20 @@ def test_an_average_of_opposite_changes_stands_beside_what_it_hides():
     assert untargeted["n_attributes"] == 1
 
 
+def test_changes_that_cancel_are_in_no_direction():
+    items = make_items(blocks=(3,) * 3)
+    right, wrong = items["gold"], (items["gold"] + 1) % 3
+    once = items.groupby(["template", "context_condition"]).cumcount() == 0
+    thrice = items.groupby(["template", "context_condition"]).cumcount().between(1, 2)
+    base = make_predictions(items, {o: right.where(~once, wrong) for o in CYCLIC})
+    # one item rises by 2/3, two fall by 1/3
+    by_order = {"012": right.where(~thrice, wrong), "120": right, "201": right.where(~once, wrong)}
+    aligned = make_predictions(items, by_order)
+    table = statistics.aggregate(items, base, {0: aligned}, SETTINGS)
+    assert (table[["rose", "fell"]] == 0).all(axis=None)
+    assert (table["helped"] > 0).all()
+
+
 def test_names_and_labels_are_aggregated_apart():
     items, base, aligned = opposite()
     items["label_type"] = items["attribute"].map({"Age": "name", "SES": "label"})

@@ -411,6 +411,7 @@ def _aggregate_row(paired: Paired, rows: np.ndarray, keys: dict, settings: Mappi
     of = paired.items.iloc[rows].assign(change=paired.change[rows])
     by_cell = of.groupby(["attribute", "context_condition"])["change"].mean()
     by_template = of.groupby("template")["change"].mean()
+    direction = np.sign(by_cell.round(12))  # thirds that cancel leave a last bit
     pooled = _change_of_accuracy(paired, rows, settings)
     return {
         **keys,
@@ -419,8 +420,8 @@ def _aggregate_row(paired: Paired, rows: np.ndarray, keys: dict, settings: Mappi
         "delta_by_template": by_template.mean(),
         "delta_by_attribute": by_cell.mean(),
         "mean_absolute_change": by_cell.abs().mean(),
-        "rose": int(np.sum(by_cell > 0)),
-        "fell": int(np.sum(by_cell < 0)),
+        "rose": int(np.sum(direction > 0)),
+        "fell": int(np.sum(direction < 0)),
     }
 
 

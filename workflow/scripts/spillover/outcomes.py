@@ -13,6 +13,17 @@ from spillover.errors import InputError
 
 OUTCOMES = ("target", "nontarget", "unknown", "unparsed")
 CONTEXTS = ("ambig", "disambig")
+COLUMNS = [
+    "item_id",
+    "attribute",
+    "example_id",
+    "template",
+    "context_condition",
+    "gold",
+    "unknown",
+    "target",
+    "label_type",
+]
 
 
 def label_outcomes(items: pd.DataFrame, predicted: pd.Series) -> pd.Series:
@@ -38,6 +49,21 @@ def label_outcomes(items: pd.DataFrame, predicted: pd.Series) -> pd.Series:
     return pd.Series(names[codes], index=items.index, name="outcome", dtype="str")
 
 
+def label_predictions(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.Series:
+    """``label_outcomes`` of predictions, whose rows name their item by ``item_id``."""
+    asked = items.set_index("item_id").loc[predictions["item_id"]].set_axis(predictions.index)
+    return label_outcomes(asked, predictions["predicted"])
+
+
+def in_order(items: pd.DataFrame) -> pd.DataFrame:
+    """Items in the order of publication, rows numbered, without their texts.
+
+    Sums over items then come out the same to the last bit, in whatever order the rows came.
+    """
+    rows = items[COLUMNS].sort_values(["attribute", "example_id"], kind="stable")
+    return rows.reset_index(drop=True)
+
+
 def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """Answers to ``items``, sorted by item and option order, whatever the order of the rows.
 
@@ -56,11 +82,11 @@ def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         If an item has no prediction, or two for one option order.
     """
     item = pd.Index(items["item_id"]).get_indexer(predictions["item_id"])
-    order, order_names = pd.factorize(predictions["order"], sort=True)
     known = item >= 0
-    rank = np.lexsort((order[known], item[known]))
-    item, order = item[known][rank], order[known][rank]
-    predicted = _option_codes(predictions["predicted"])[known][rank]
+    item, predicted = item[known], _option_codes(predictions["predicted"])[known]
+    order, names = pd.factorize(predictions["order"][known], sort=True)
+    rank = np.lexsort((order, item))
+    item, order, predicted = item[rank], order[rank], predicted[rank]
 
     absent = np.bincount(item, minlength=len(items)) == 0
     if absent.any():
@@ -79,7 +105,7 @@ def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "item": item,
-            "order": np.asarray(order_names)[order],
+            "order": pd.Categorical.from_codes(order, names),
             "predicted": predicted,
             "correct": predicted == asked["gold"].to_numpy(),
             "outcome": _outcome_codes(asked, predicted),
@@ -168,7 +194,7 @@ def metrics(items: pd.DataFrame, predictions: pd.DataFrame, alpha: float = 0.05)
     InputError
         If an item has no prediction, or two for one option order.
     """
-    items = items.sort_values(["attribute", "example_id"], kind="stable").reset_index(drop=True)
+    items = in_order(items)
     table = shares(items, align(items, predictions))
     perfect = perfect_shares(items)
     rows = []
@@ -203,7 +229,7 @@ def metrics(items: pd.DataFrame, predictions: pd.DataFrame, alpha: float = 0.05)
 def cells(items: pd.DataFrame):
     """Yield ``(keys, rows of items)`` of every attribute, context and label type that is there."""
     for attribute, of_attribute in items.groupby("attribute", sort=True):
-        both = {"label", "name"} <= set(of_attribute["label_type"].dropna())
+        both = {"label", "name"} <= set(of_attribute["label_type"].dropna().unique())
         for context in CONTEXTS:
             rows = of_attribute[of_attribute["context_condition"] == context]
             for label_type in ("all", "label", "name") if both else ("all",):

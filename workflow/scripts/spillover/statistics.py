@@ -236,7 +236,7 @@ def aggregate(
     if targeted:
         sets["untargeted"] = ~of["attribute"].isin(list(targeted))
     types = {"all": pd.Series(True, index=of.index)}
-    if {"label", "name"} <= set(of["label_type"].dropna()):
+    if {"label", "name"} <= set(of["label_type"].dropna().unique()):
         types |= {name: of["label_type"] == name for name in ("label", "name")}
     contexts = {name: of["context_condition"] == name for name in outcomes.CONTEXTS}
     contexts["both"] = pd.Series(True, index=of.index)
@@ -306,7 +306,7 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     there is none): ``n_items``, ``n_orders``, the four shares, the share of answers that chose the
     first, second and third place, and accuracy and bias score for each order alone.
     """
-    items = items.sort_values(["attribute", "example_id"], kind="stable").reset_index(drop=True)
+    items = outcomes.in_order(items)
     answers = outcomes.align(items, predictions)
     item, predicted = answers["item"].to_numpy(), answers["predicted"].to_numpy()
     # order[k] is the option at place k: the place of option p is where p stands in order
@@ -329,6 +329,11 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         ["unparsed", "content", "position"],
         default="mixed",
     )
+    by_order = {}
+    for order, alone in answers.groupby("order", observed=True):
+        asked_so = items.loc[alone["item"]].reset_index(drop=True)
+        table = outcomes.shares(asked_so, alone.assign(item=np.arange(len(alone))))
+        by_order[order] = table.set_axis(alone["item"]).reindex(items.index)
     rows = []
     for keys, cell in outcomes.cells(items):
         cell = cell[asked[cell.index] > 1]
@@ -341,11 +346,9 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             row[f"{reason}_share"] = np.mean(decided[here] == reason)
         for p, name in enumerate(("first", "second", "third")):
             row[f"{name}_place_rate"] = placed[here, p].sum() / asked[here].sum()
-        of_cell = answers[np.isin(item, here)]
-        for order, alone in of_cell.groupby("order"):
-            asked_so = items.loc[alone["item"]].reset_index(drop=True)
-            table = outcomes.shares(asked_so, alone.assign(item=np.arange(len(alone))))
-            scored = table[asked_so["target"].notna().to_numpy()]
+        for order, table in by_order.items():
+            table = table.iloc[here]
+            scored = table.dropna()  # items asked in this order that have a target
             row[f"accuracy_{order}"] = table["correct"].mean()
             row[f"bias_score_{order}"] = _mean(outcomes.bias_values(scored, keys["context"]))
         rows.append(row)
@@ -356,7 +359,7 @@ def _answers(items, base, aligned):
     """Items in a fixed order, and the answers of the base run and of each seed, row by row."""
     if not aligned:
         raise InputError("aligned: expected the predictions of at least one seed, found none")
-    items = items.sort_values(["attribute", "example_id"], kind="stable").reset_index(drop=True)
+    items = outcomes.in_order(items)
     before = outcomes.align(items, base)
     after = [outcomes.align(items, aligned[seed]) for seed in sorted(aligned, key=str)]
     for seed, answers in zip(sorted(aligned, key=str), after, strict=True):
@@ -379,8 +382,8 @@ def _change_of_accuracy(paired: Paired, rows: np.ndarray, settings: Mapping) -> 
     mean = clustered_mean(change, templates)
     low, high = mean.interval(settings["alpha"])
     by_seed = paired.by_seed[rows].mean(axis=0)
-    where = "+".join(sorted(set(paired.items["attribute"].iloc[rows])))
-    context = "+".join(sorted(set(paired.items["context_condition"].iloc[rows])))
+    where = "+".join(sorted(paired.items["attribute"].iloc[rows].unique()))
+    context = "+".join(sorted(paired.items["context_condition"].iloc[rows].unique()))
     return {
         "n_items": len(rows),
         "n_templates": mean.clusters,
@@ -408,6 +411,7 @@ def _aggregate_row(paired: Paired, rows: np.ndarray, keys: dict, settings: Mappi
     of = paired.items.iloc[rows].assign(change=paired.change[rows])
     by_cell = of.groupby(["attribute", "context_condition"])["change"].mean()
     by_template = of.groupby("template")["change"].mean()
+    direction = np.sign(by_cell.round(12))  # thirds that cancel leave a last bit
     pooled = _change_of_accuracy(paired, rows, settings)
     return {
         **keys,
@@ -416,8 +420,8 @@ def _aggregate_row(paired: Paired, rows: np.ndarray, keys: dict, settings: Mappi
         "delta_by_template": by_template.mean(),
         "delta_by_attribute": by_cell.mean(),
         "mean_absolute_change": by_cell.abs().mean(),
-        "rose": int(np.sum(by_cell > 0)),
-        "fell": int(np.sum(by_cell < 0)),
+        "rose": int(np.sum(direction > 0)),
+        "fell": int(np.sum(direction < 0)),
     }
 
 

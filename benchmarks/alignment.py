@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="timed steps")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--pairs-per-step", type=int, default=16)
-    parser.add_argument("--stock-pairs-at-once", type=int, default=16)
+    parser.add_argument("--stock-pairs-at-once", type=int, default=4)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--only", choices=["stock", "shared"], help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from accelerate import init_empty_weights
 from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import LoraLayer
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -206,7 +205,12 @@ def lora_config(lora: Mapping) -> LoraConfig:
     )
 
 
-def skeleton(model_folder: str | Path, lora: Mapping | None = None) -> torch.nn.Module:
+def skeleton(
+    model_folder: str | Path,
+    lora: Mapping | None = None,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+) -> torch.nn.Module:
     """The model of a folder without its weights (meta device), with the adapter attached.
 
     Raises
@@ -217,9 +221,13 @@ def skeleton(model_folder: str | Path, lora: Mapping | None = None) -> torch.nn.
         smaller than the rank.
     """
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        model.tie_weights()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
         if lora is None:
             return model
         try:

@@ -29,8 +29,9 @@ localrules:
 
 
 rule all:
-    """The whole study: tables and figures."""
+    """The whole study: predictions (so that a lost one is made again), tables and figures."""
     default_target: True
     input:
+        rules.predictions.input,
         rules.tables.input,
         rules.figures.input,

@@ -148,8 +148,17 @@ def get_tables():
 
 
 def get_gpus(wildcards):
-    """GPUs that a job on a model asks the scheduler for."""
-    return 0 if config["machine"]["device"] == "cpu" else 1
+    """GPUs that a job on a model takes; on a cluster the profile says it instead."""
+    device = config["machine"]["device"]
+    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    return int(device == "cuda" or (device == "auto" and has_gpu))
+
+
+def get_evaluation(wildcards):
+    """What an answer depends on: the way of scoring and its own settings, and no other way's."""
+    evaluation = config["evaluation"]
+    keys = ["scoring", "option_orders"]
+    return {key: evaluation[key] for key in [*keys, evaluation["scoring"]] if key in evaluation}
 
 
 def get_model_settings(wildcards):

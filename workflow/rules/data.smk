@@ -1,7 +1,7 @@
 rule fetch_bbq:
     """Fetch BBQ as published, and check every file against its hash."""
     input:
-        pins=workflow.source_path("../../resources/bbq.yaml"),
+        pins="resources/bbq.yaml",
         folder=get_bbq_source,
     output:
         data=expand("resources/bbq/{attribute}.jsonl", attribute=BBQ["attributes"]),

@@ -13,15 +13,15 @@ rule score_items:
         "results/{study}/{model}/{run}/predictions/{attribute}.benchmark.tsv"
     conda:
         "../../envs/model.yaml"
-    threads: 8
+    # Several jobs of one thread overlap their starts: faster than one job of several threads.
+    threads: 1
     resources:
         mem_mb=24000,
         runtime=480,
         gpu=get_gpus,
     params:
         model=get_model_settings,
-        scoring=lookup("evaluation/scoring", within=config),
-        option_orders=lookup("evaluation/option_orders", within=config),
+        evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         code=fingerprint("scoring", "outcomes"),
         partial="results/{study}/{model}/{run}/predictions/.partial-{attribute}",

@@ -1,0 +1,28 @@
+"""Align a model on preference pairs: LoRA by DPO on the quantised base."""
+
+from pathlib import Path
+
+import torch
+from spillover import alignment, checkpoints
+from spillover.files import read_table, replacing, write_table
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    torch.set_num_threads(snakemake.threads)
+    machine = snakemake.config["machine"]
+    params = snakemake.params
+    with replacing(Path(snakemake.output.weights).parent) as adapter:
+        training = alignment.train(
+            read_table(snakemake.input.pairs),
+            snakemake.input.model,
+            objective=params.objective,
+            lora=params.lora,
+            training=params.training,
+            **params.model,
+            device=machine["device"],
+            seed=int(snakemake.wildcards.seed),
+            checkpoints=params.checkpoints,
+            output=adapter,
+        )
+    write_table(training, snakemake.output.training)
+    checkpoints.discard(params.checkpoints)

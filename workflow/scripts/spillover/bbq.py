@@ -144,9 +144,7 @@ def prepare_items(data: bytes, metadata: bytes, attribute: str, pin: Mapping) ->
             "groups": [[answer[-1] if answer else "" for answer in answers] for answers in info],
         }
     )
-    joined = items.merge(
-        _targets(metadata, attribute), how="left", on="example_id", validate="one_to_one"
-    )
+    joined = items.merge(_targets(metadata, attribute), how="left", on="example_id")
     joined = joined[[*items.columns[:12], "target", "label_type", "groups"]]
     _assert_facts(joined, attribute, pin)
     return joined

@@ -18,6 +18,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if nothing was raised.
@@ -92,5 +98,5 @@ def read_table(path: str | Path) -> pd.DataFrame:
         return pd.read_csv(path, sep="\t")
     except FileNotFoundError as error:
         raise InputError(f"{path}: the file is missing") from error
-    except (OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+    except (OSError, ValueError) as error:  # Arrow's and pandas' parsers raise kinds of these
         raise InputError(f"{path}: cannot be read as a table, it may be truncated") from error

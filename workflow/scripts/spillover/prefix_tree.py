@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,13 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def attention_mask(self) -> np.ndarray:
-        """Boolean (n, n): whether the row's token attends to the column's: itself, ancestors."""
+    def attention_mask(self, window: int | None = None) -> np.ndarray:
+        """Boolean (n, n): whether the row's token attends to the column's: itself, ancestors.
+
+        Parameters
+        ----------
+        window : length of a sliding window: only that many tokens back, itself among them.
+        """
         mask = np.zeros((len(self), len(self)), dtype=bool)
         by_depth = np.argsort(self.positions, kind="stable")
         starts = np.searchsorted(
@@ -49,6 +54,8 @@ class PrefixTree:
             if start > 0:
                 mask[nodes] = mask[self.parents[nodes]]
             mask[nodes, nodes] = True
+        if window is not None and window <= self.positions.max(initial=-1):
+            mask &= self.positions[:, None] - self.positions[None, :] < window
         return mask
 
 
@@ -108,18 +115,38 @@ def batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
+def model_inputs(config: PreTrainedConfig, tree: PrefixTree, device: torch.device) -> dict:
+    """Arguments of a forward pass of a causal model over a tree, as one row.
+
+    Models whose layers differ in their attention get a mask for each kind, as those of
+    transformers take it; the others the one that all their layers use.
+    """
+    config = config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    windows = {kind: window if kind == "sliding_attention" else None for kind in kinds} or {
+        "all": window
+    }
+    masks = {
+        kind: torch.from_numpy(tree.attention_mask(width))[None, None].to(device)
+        for kind, width in windows.items()
+    }
+    return {
+        "input_ids": torch.from_numpy(tree.tokens)[None].to(device),
+        "position_ids": torch.from_numpy(tree.positions)[None].to(device),
+        "attention_mask": masks if len(masks) > 1 else next(iter(masks.values())),
+    }
+
+
 def logits_at(model: torch.nn.Module, tree: PrefixTree, nodes: np.ndarray) -> torch.Tensor:
     """Next-token logits (len(nodes), vocabulary) of a causal model after the given nodes.
 
     One forward pass over the tree. The vocabulary's logits, which can outweigh the rest of
     a small model, are computed at ``nodes`` only. Gradients flow if they are enabled.
     """
-    device = model.device
     output = model(
-        input_ids=torch.from_numpy(tree.tokens)[None].to(device),
-        position_ids=torch.from_numpy(tree.positions)[None].to(device),
-        attention_mask=torch.from_numpy(tree.attention_mask())[None, None].to(device),
-        logits_to_keep=torch.from_numpy(np.asarray(nodes)).to(device),
+        **model_inputs(model.config, tree, model.device),
+        logits_to_keep=torch.from_numpy(np.asarray(nodes)).to(model.device),
         use_cache=False,
     )
     return output.logits[0]

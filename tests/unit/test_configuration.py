@@ -1,0 +1,93 @@
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from spillover import configuration
+from spillover.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+
+
+@pytest.fixture
+def config():
+    return yaml.safe_load((ROOT / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "studies/paper.yaml"])
+def test_the_studies_that_come_along_are_valid(name):
+    configuration.check(yaml.safe_load((ROOT / name).read_text()), SCHEMA)
+
+
+def test_every_key_is_described_and_unknown_ones_are_refused():
+    def visit(schema, path):
+        for name, part in schema.get("properties", {}).items():
+            assert "description" in part, f"{path}.{name}"
+            assert "default" in part or name in REQUIRED, f"{path}.{name}"
+            visit(part, f"{path}.{name}")
+        if "properties" in schema:
+            assert schema["additionalProperties"] is not True
+
+    # no default: required, or belonging to one kind of source
+    REQUIRED = {
+        "study", "models", "path", "source", "type", "requirement", "sha256", "file", "repo",
+        "predictions", "target",
+    }  # fmt: skip
+    visit(SCHEMA, "config")
+    for name in ("model", "alignment"):
+        visit(SCHEMA["$defs"][name], name)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda c: c["alignments"]["gender"]["training"].update(learning_rat=1),
+            "alignments.gender.training: unknown key 'learning_rat'; the nearest known key is "
+            "'learning_rate'",
+        ),
+        (
+            lambda c: c["alignments"]["gender"]["training"].update(learning_rate="2e-4"),
+            "training.learning_rate: expected number, found '2e-4' (str); it is given as text",
+        ),
+        (
+            lambda c: c["evaluation"].update(attributes=["Agee"]),
+            "evaluation.attributes.0: expected one of Age, ",
+        ),
+        (
+            lambda c: c["alignments"]["gender"].update(target=["Race_x_SES"]),
+            "alignments.gender.target: Race_x_SES is not among evaluation.attributes",
+        ),
+        (lambda c: c["alignments"]["gender"].update(target=[]), "alignments.gender.target"),
+        (lambda c: c["alignments"]["gender"]["split"].update(heldout=1.5), "split.heldout: 1.5"),
+        (lambda c: c.pop("study"), "expected the key 'study'"),
+        (lambda c: c["models"].update(pairs=c["models"]["smollm2-135m"]), "'pairs' is taken"),
+        (
+            lambda c: c["models"]["smollm2-135m"].update(predictions={"base": "a.csv"}),
+            "either source or predictions",
+        ),
+        (
+            lambda c: c["models"].update(theirs={"predictions": {"base": "a.csv"}}),
+            "models.theirs.predictions: expected a file for base and for each of gender/seed0",
+        ),
+        (
+            lambda c: c["models"]["smollm2-135m"]["source"].pop("sha256"),
+            "models.smollm2-135m.source: expected the key 'sha256'",
+        ),
+        (lambda c: c.update(seeds=[]), "seeds"),
+        (lambda c: c["statistics"].update(correction="bonferoni"), "expected one of holm"),
+    ],
+)
+def test_a_fault_is_told_in_one_line_with_its_key(config, spoil, message):
+    spoil(config)
+    with pytest.raises(InputError, match=re.escape(message)) as told:
+        configuration.check(config, SCHEMA)
+    assert "\n" not in str(told.value)
+
+
+def test_checking_changes_nothing(config):
+    before = copy.deepcopy(config)
+    configuration.check(config, SCHEMA)
+    assert config == before

@@ -32,6 +32,7 @@ rule all:
     """The whole study: predictions (so that a lost one is made again), tables and figures."""
     default_target: True
     input:
+        rules.adapters.input,
         rules.predictions.input,
         rules.tables.input,
         rules.figures.input,

@@ -12,6 +12,8 @@ rule train_dpo:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.log",
     benchmark:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.benchmark.tsv"
+    # What a wrong setting of training would waste is least if training comes first.
+    priority: 1
     conda:
         "../../envs/model.yaml"
     threads: 8
@@ -31,12 +33,47 @@ rule train_dpo:
         "../scripts/train_dpo.py"
 
 
+rule diagnose_alignment:
+    """What training did to the answers to held-out items: ranking, divergence, letters."""
+    input:
+        item_tables=get_target_items,
+        heldout="results/{study}/pairs/{alignment}/heldout.parquet",
+        model="resources/models/{model}",
+        adapter=multiext(
+            "results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_",
+            "model.safetensors",
+            "config.json",
+        ),
+    output:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.tsv",
+    log:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.log",
+    benchmark:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.benchmark.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 2
+    resources:
+        mem_mb=24000,
+        runtime=60,
+        gpu=get_gpus,
+    params:
+        model=get_model_settings,
+        pairs=lookup("alignments/{alignment}/pairs/format", within=config),
+        max_length=lookup("alignments/{alignment}/training/max_length", within=config),
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        code=fingerprint("diagnostics", "pairs"),
+    script:
+        "../scripts/diagnose_alignment.py"
+
+
 rule adapters:
-    """Every adapter of the study."""
+    """Every adapter of the study, with its diagnostics."""
     input:
         expand(
-            "results/{study}/{model}/{run}/adapter/adapter_model.safetensors",
+            "results/{study}/{model}/{run}/{file}",
             study=config["study"],
             model=get_models(),
             run=get_aligned_runs(),
+            file=["adapter/adapter_model.safetensors", "training.tsv", "diagnostics.tsv"],
         ),

@@ -1,6 +1,7 @@
 """Configuration, wildcards, and the functions that name a rule's inputs."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def get_tables():
 def get_gpus(wildcards):
     """GPUs that a job on a model takes; on a cluster the profile says it instead."""
     device = config["machine"]["device"]
-    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    has_gpu = any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
     return int(device == "cuda" or (device == "auto" and has_gpu))
 
 

@@ -60,7 +60,7 @@ def study(items):
     tables = []
     for name, (base, *aligned) in enumerate(models):
         for run in (base, *aligned):
-            outcomes.metrics(items, run)
+            statistics.metrics(items, run)
             statistics.position(items, run)
         compared = (items, base, dict(enumerate(aligned)))
         table = statistics.compare(*compared, SETTINGS).assign(model=name, alignment="a")

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from small_bbq import make_items
-from spillover import answers, outcomes
+from spillover import answers, statistics
 from spillover.errors import InputError
 
 ITEMS = pd.concat([make_items("Age", (2, 2)), make_items("SES", (1,))], ignore_index=True)
@@ -28,7 +28,7 @@ def test_answers_become_predictions_in_the_order_of_the_items(tmp_path):
     assert found["predicted"].tolist() == ITEMS["gold"].tolist()
     assert set(found["order"]) == {"012"}
     assert found[["logp_0", "logp_1", "logp_2", "option_mass"]].isna().all(axis=None)
-    assert (outcomes.metrics(ITEMS, found)["accuracy"] == 1).all()
+    assert (statistics.metrics(ITEMS, found)["accuracy"] == 1).all()
 
 
 def test_an_empty_option_is_an_unparsed_answer(tmp_path):

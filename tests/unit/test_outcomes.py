@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import yaml
 from small_bbq import CYCLIC, make_items, make_predictions, oracle, other_person
-from spillover import answers, bbq, outcomes
+from spillover import answers, bbq, outcomes, statistics
 from spillover.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("error")  # undefined is NaN, without a 
 
 
 def metrics_of(items, predictions):
-    return outcomes.metrics(items, predictions).set_index(["context", "label_type"])
+    return statistics.metrics(items, predictions).set_index(["context", "label_type"])
 
 
 def test_outcomes_are_named_by_what_was_answered():
@@ -75,7 +75,7 @@ def test_an_answerer_whose_scores_are_known_gets_them(name, context):
 
 def test_random_answers_score_at_chance_within_their_error():
     items = make_items(blocks=(10,) * 40)
-    table = outcomes.metrics(items, oracle("random", items))
+    table = statistics.metrics(items, oracle("random", items))
     assert (np.abs(table["accuracy"] - 1 / 3) < 4 * table["accuracy_se"]).all()
     half = (table["bias_score_high"] - table["bias_score_low"]) / 2
     assert (np.abs(table["bias_score"]) < 2 * half).all()
@@ -158,7 +158,7 @@ def test_names_and_labels_have_rows_of_their_own_where_there_are_both():
     names["template"] += "n"
     items = pd.concat([labels, names, make_items("Age")], ignore_index=True)
     predicted = items["gold"].where(items["label_type"] == "name", items["target"])
-    table = outcomes.metrics(items, make_predictions(items, predicted))
+    table = statistics.metrics(items, make_predictions(items, predicted))
     table = table.set_index(["attribute", "context", "label_type"])
     assert len(table) == 2 + 2 * 3
     ambiguous = table.loc[("Race", "ambig")]
@@ -170,7 +170,7 @@ def test_orders_are_averaged_item_by_item():
     items = make_items()
     right, wrong = items["gold"], (items["gold"] + 1) % 3
     by_order = {"012": right, "120": right, "201": wrong}
-    table = outcomes.metrics(items, make_predictions(items, by_order))
+    table = statistics.metrics(items, make_predictions(items, by_order))
     assert table["accuracy"].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert table["accuracy_se"].tolist() == pytest.approx([0, 0], abs=1e-12)
 
@@ -178,8 +178,8 @@ def test_orders_are_averaged_item_by_item():
 def test_the_order_of_rows_changes_nothing():
     items = make_items(blocks=(1, 2, 3, 4))
     predictions = oracle("random", items)
-    expected = outcomes.metrics(items, predictions)
-    shuffled = outcomes.metrics(
+    expected = statistics.metrics(items, predictions)
+    shuffled = statistics.metrics(
         items.sample(frac=1, random_state=1), predictions.sample(frac=1, random_state=2)
     )
     pd.testing.assert_frame_equal(expected, shuffled, check_exact=True)
@@ -187,7 +187,7 @@ def test_the_order_of_rows_changes_nothing():
 
 def test_one_template_has_no_error():
     items = make_items(blocks=(4,))
-    table = outcomes.metrics(items, oracle("random", items))
+    table = statistics.metrics(items, oracle("random", items))
     assert table["accuracy_se"].isna().all()
     assert table[["bias_score_low", "bias_score_high"]].isna().all(axis=None)
     assert table["bias_score"].notna().all()
@@ -198,7 +198,7 @@ def test_an_item_without_prediction_is_an_error_with_counts():
     predictions = oracle("perfect", items)
     lacking = predictions[~predictions["item_id"].isin(["Age:3", "Age:5"])]
     with pytest.raises(InputError, match=r"64 items, 2 have none \(first: Age:3\)"):
-        outcomes.metrics(items, lacking)
+        statistics.metrics(items, lacking)
 
 
 def test_an_item_answered_twice_in_one_order_is_an_error_with_counts():
@@ -206,13 +206,13 @@ def test_an_item_answered_twice_in_one_order_is_an_error_with_counts():
     predictions = oracle("perfect", items)
     twice = pd.concat([predictions, predictions[predictions["item_id"] == "Age:7"]])
     with pytest.raises(InputError, match=rf"{len(CYCLIC)} come twice \(first: Age:7\)"):
-        outcomes.metrics(items, twice)
+        statistics.metrics(items, twice)
 
 
 def test_predictions_of_other_items_are_left_aside():
     items = make_items()
     held_out = items[items["template"] == "Age:2"]
-    table = outcomes.metrics(held_out, oracle("perfect", items))
+    table = statistics.metrics(held_out, oracle("perfect", items))
     assert table["n_items"].tolist() == [4, 4]
 
 
@@ -259,14 +259,14 @@ def test_published_answers_give_the_published_scores(published):
     items, file, reference = published
     predictions = answers.read(file, items)
     mapped = predictions.loc[predictions["predicted"].notna(), "item_id"]
-    table = outcomes.metrics(items[items["item_id"].isin(mapped)], predictions)
+    table = statistics.metrics(items[items["item_id"].isin(mapped)], predictions)
     assert table["n_items"].tolist() == reference["n"].tolist()
     assert all(different.empty for _, different in compare_with_reference(table, reference))
 
 
 def test_a_published_answer_that_fits_no_option_is_kept_as_unparsed(published):
     items, file, reference = published
-    table = outcomes.metrics(items, answers.read(file, items))
+    table = statistics.metrics(items, answers.read(file, items))
     for _, different in compare_with_reference(table, reference):
         assert different.index.tolist() == [("Age", "ambig")]
     row = table.set_index(["attribute", "context"]).loc[("Age", "ambig")]

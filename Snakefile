@@ -26,6 +26,7 @@ localrules:
     tables,
     predictions,
     adapters,
+    plan,
 
 
 rule all:

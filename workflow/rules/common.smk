@@ -55,6 +55,18 @@ def get_model_source(wildcards):
     return sorted(str(file) for file in folder.glob("*") if file.is_file()) or [str(folder)]
 
 
+def get_model_configs(wildcards):
+    """Folders with each model's configuration and tokenizer; of a hub model without weights."""
+    return [
+        (
+            f"resources/model_configs/{name}"
+            if config["models"][name]["source"]["type"] == "hub"
+            else f"resources/models/{name}"
+        )
+        for name in get_models()
+    ]
+
+
 def get_target_items(wildcards):
     """Item tables of the attributes that an alignment targets."""
     return expand(

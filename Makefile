@@ -29,7 +29,7 @@ study: env
 plan: env
 	@$(VENV)/bin/snakemake plan --cores $(CORES) --quiet all $(CONFIG)
 	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY)"))["study"])')/plan.txt
-	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG)
+	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG) 2>/dev/null
 
 test: env
 	$(VENV)/bin/python -m pytest

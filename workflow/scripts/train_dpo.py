@@ -9,7 +9,9 @@ from spillover.logs import log_to
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
+    # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
+    keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
     params = snakemake.params
     with replacing(Path(snakemake.output.weights).parent) as adapter:
         training = alignment.train(
@@ -17,12 +19,14 @@ with log_to(snakemake.log[0]):
             snakemake.input.model,
             objective=params.objective,
             lora=params.lora,
-            training=params.training,
+            training=params.training | keep,
             **params.model,
             device=machine["device"],
             seed=int(snakemake.wildcards.seed),
             checkpoints=params.checkpoints,
             output=adapter,
+            tokens_per_batch=machine["training_tokens_per_batch"],
+            results=f"results/{snakemake.wildcards.study}/spillover.tsv",
         )
     write_table(training, snakemake.output.training)
     checkpoints.discard(params.checkpoints)

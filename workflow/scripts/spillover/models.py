@@ -147,6 +147,13 @@ def encode_chat(
     return tokenizer.encode(text, add_special_tokens=False)
 
 
+def stop_tokens(model: torch.nn.Module, tokenizer) -> list[int]:
+    """Tokens that end a response: those of the model's folder, and the tokenizer's."""
+    ends = model.generation_config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *ends]) if end is not None]
+
+
 def letter_tokens(tokenizer) -> list[int]:
     """Token ids with which an assistant's answers A, B and C begin, behind the chat template.
 

@@ -3,7 +3,9 @@
 A causal model's state at a token depends on the tokens before it alone. Sequences that begin
 alike can therefore share that beginning: as a tree whose nodes are tokens, flattened into one
 row, in which a token attends to its ancestors (a mask) and stands at its depth (its position).
-Several trees are packed into one row that way; they do not see each other.
+Several trees are packed into one row that way; they do not see each other. Where gradients
+are not needed, trees can instead stand in rows of a batch, behind the states of a header that
+they all begin with: attention is then only paid for within a tree.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -148,3 +150,123 @@ def logits_at(model: torch.nn.Module, tree: PrefixTree, nodes: np.ndarray) -> to
         use_cache=False,
     )
     return output.logits[0]
+
+
+# ------------------------------------------------------------------ rows of trees, no gradients
+
+
+@dataclass(frozen=True)
+class Header:
+    """Tokens that all sequences begin with, and what attention keeps of them.
+
+    Attributes
+    ----------
+    tokens : the common beginning.
+    states : for each layer, its keys and values, (1, heads, len(tokens), head size).
+    """
+
+    tokens: tuple[int, ...]
+    states: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def common_prefix(sequences: Iterable[Sequence[int]], limit: int) -> tuple[int, ...]:
+    """Longest beginning, of at most ``limit`` tokens, that all sequences share."""
+    common = None
+    for sequence in sequences:
+        if common is None:
+            common = tuple(sequence[:limit])
+        elif tuple(sequence[: len(common)]) != common:
+            pairs = enumerate(zip(common, sequence, strict=False))
+            end = min(len(common), len(sequence))
+            common = common[: next((i for i, (a, b) in pairs if a != b), end)]
+    return common or ()
+
+
+def read_header(model: torch.nn.Module, tokens: Sequence[int]) -> Header | None:
+    """The states of a header, computed once for any number of rows; None for no tokens."""
+    if not tokens:
+        return None
+    cache = DynamicCache()
+    model(
+        input_ids=torch.tensor([list(tokens)], device=model.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Header(tuple(tokens), [(layer.keys, layer.values) for layer in cache.layers])
+
+
+def logits_of_rows(
+    model: torch.nn.Module,
+    trees: Sequence[PrefixTree],
+    nodes: Sequence[np.ndarray],
+    header: Header | None = None,
+) -> list[torch.Tensor]:
+    """Next-token logits (len(nodes[i]), vocabulary) of each tree, in one pass over a batch.
+
+    Parameters
+    ----------
+    trees : one a row, of what follows the header; shorter rows are padded.
+    nodes : for each tree, the distinct nodes to read.
+    """
+    behind = len(header) if header else 0
+    shape = (len(trees), max(map(len, trees)))
+    tokens = np.zeros(shape, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    mask = np.zeros((shape[0], 1, shape[1], behind + shape[1]), dtype=bool)
+    # Padding sees itself: a row of nothing has no softmax.
+    mask[..., behind:] = np.eye(shape[1], dtype=bool)
+    for row, (tree, read) in enumerate(zip(trees, nodes, strict=True)):
+        # What is read stands last in every row, and its logits can be cut out as one slice.
+        others = np.ones(len(tree), dtype=bool)
+        others[read] = False
+        order = np.concatenate([np.flatnonzero(others), read])
+        start = shape[1] - len(tree)
+        tokens[row, start:] = tree.tokens[order]
+        positions[row, start:] = tree.positions[order] + behind
+        mask[row, 0, start:, :behind] = True
+        mask[row, 0, start:, behind + start :] = tree.attention_mask()[np.ix_(order, order)]
+    device = model.device
+    # An additive mask is made once a pass; attention would convert a boolean one in each layer.
+    allowed = torch.from_numpy(mask).to(device)
+    additive = torch.zeros(allowed.shape, dtype=model.dtype, device=device)
+    additive.masked_fill_(~allowed, torch.finfo(model.dtype).min)
+    cache = None
+    if header:
+        expand = (len(trees), -1, -1, -1)
+        cache = DynamicCache([(k.expand(expand), v.expand(expand)) for k, v in header.states])
+    output = model(
+        input_ids=torch.from_numpy(tokens).to(device),
+        position_ids=torch.from_numpy(positions).to(device),
+        attention_mask=additive,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        logits_to_keep=max(map(len, nodes)),
+    )
+    return [logits[-len(read) :] for logits, read in zip(output.logits, nodes, strict=True)]
+
+
+def logits_of_sequences(
+    model: torch.nn.Module, sequences: Sequence[Sequence[int]], places: Sequence[np.ndarray]
+) -> list[torch.Tensor]:
+    """Next-token logits (len(places[i]), vocabulary) of each sequence, without sharing.
+
+    One pass over a right-padded batch. It needs no mask, since no token of a causal model
+    sees the padding behind it: attention takes its fastest way.
+    """
+    shape = (len(sequences), max(map(len, sequences)))
+    tokens = np.zeros(shape, dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        tokens[row, : len(sequence)] = sequence
+    keep = np.unique(np.concatenate(places))
+    logits = model(
+        input_ids=torch.from_numpy(tokens).to(model.device),
+        logits_to_keep=torch.from_numpy(keep).to(model.device),
+        use_cache=False,
+    ).logits
+    if logits.shape[1] != len(keep):  # an architecture that does not know logits_to_keep
+        logits = logits[:, keep]
+    return [row[np.searchsorted(keep, read)] for row, read in zip(logits, places, strict=True)]

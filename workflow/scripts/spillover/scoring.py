@@ -15,44 +15,21 @@ model once (:mod:`spillover.prefix_tree`).
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from spillover import models, prefix_tree, prompts
-from spillover.errors import InputError
+from spillover import models, parsing, prompts
+from spillover.engine import Engine, Span
 from spillover.scored_blocks import ScoredBlocks
 
 logger = logging.getLogger(__name__)
 
-# Tokens a forward pass. On a CPU small batches are as fast a token and stay in cache; on a
-# GPU they must be large enough to fill it and to spread the cost of reading the weights.
-TOKENS_PER_BATCH = {"cpu": 640, "cuda": 4096}
 SECONDS_BETWEEN_REPORTS = 10
-# Rows of logits turned to float32 at once: bounds memory for large vocabularies.
-ROWS_AT_ONCE = 256
-
-
-@dataclass(frozen=True)
-class Span:
-    """A token sequence of which the tokens from ``start`` on are scored given those before."""
-
-    tokens: tuple[int, ...]
-    start: int
-
-    @property
-    def context(self) -> tuple[int, ...]:
-        """What must go through the model: all but the last token, which nothing reads."""
-        return self.tokens[:-1]
-
-    def __len__(self) -> int:
-        """Number of scored tokens."""
-        return len(self.tokens) - self.start
 
 
 # ------------------------------------------------------------------ the table
@@ -123,39 +100,57 @@ def score(
     return _table(rows, items, mode)
 
 
-def _score_blocks(items: pd.DataFrame, mode, engine: "Engine", done: ScoredBlocks) -> list[dict]:
-    blocks = items["attribute"] + ":" + items["block"].astype(str)
-    n_blocks = blocks.nunique()
-    progress = Progress(n_blocks)
-    rows: list[dict] = []
-    encoded = (
-        (name, block, mode.requests(block))
-        for name, block in (
-            (name, group.to_dict("records")) for name, group in items.groupby(blocks, sort=False)
-        )
+@dataclass(frozen=True)
+class Block:
+    """Items that share most of their prompts, and what is asked of the model about them."""
+
+    name: str
+    items: list[dict]
+    requests: list
+
+    @property
+    def item_ids(self) -> list[str]:
+        return [item["item_id"] for item in self.items]
+
+
+def _score_blocks(items: pd.DataFrame, mode, engine: Engine, done: ScoredBlocks) -> list[dict]:
+    names = items["attribute"] + ":" + items["block"].astype(str)
+    blocks = (
+        Block(name, records := group.to_dict("records"), mode.requests(records))
+        for name, group in items.groupby(names, sort=False)
     )
-    # Batches are those of all blocks, done or not: what is picked up and what is computed
-    # again then agree to the bit, wherever a job was stopped.
-    for batch in engine.batches(encoded):
-        known = {
-            name: done.rows(name, (item["item_id"] for item in block)) for name, block, _ in batch
-        }
-        missing = [
-            (name, block, requests) for name, block, requests in batch if known[name] is None
-        ]
-        values = iter(mode.run(engine, list(chain.from_iterable(r for *_, r in missing))))
+    progress = Progress(names.nunique())
+    rows: list[dict] = []
+    # Chunks are those of all blocks, done or not: what is picked up and what is computed then
+    # went through the same batches, and agrees to the bit, wherever a job was stopped.
+    for chunk in _chunks(blocks, engine.tokens_per_chunk):
+        known = {block.name: done.rows(block.name, block.item_ids) for block in chunk}
+        missing = [block for block in chunk if known[block.name] is None]
+        answers = mode.run(engine, [block.requests for block in missing])
         found = {
-            name: mode.rows(block, [next(values) for _ in requests])
-            for name, block, requests in missing
+            block.name: mode.rows(block.items, values)
+            for block, values in zip(missing, answers, strict=True)
         }
         done.add(found)
-        for name, _, _ in batch:
-            rows += found[name] if known[name] is None else known[name]
-        progress.add(
-            blocks=len(batch),
-            items=sum(len(block) for _, block, _ in missing),
-        )
+        for block in chunk:
+            rows += found.get(block.name) or known[block.name]
+        progress.add(len(chunk), len(missing), sum(len(block.items) for block in missing))
     return rows
+
+
+def _chunks(blocks: Iterable[Block], n_tokens: int) -> Iterator[list[Block]]:
+    """Consecutive blocks of about ``n_tokens`` distinct tokens, for the engine to sort."""
+    chunk: list[Block] = []
+    total = 0
+    for block in blocks:
+        chunk.append(block)
+        # Within a block at least half of the tokens are shared.
+        total += sum(map(len, {request.context for request in block.requests})) // 2
+        if total >= n_tokens:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
 
 
 def _table(rows: list[dict], items: pd.DataFrame, mode) -> pd.DataFrame:
@@ -177,11 +172,11 @@ class Progress:
         self.blocks = self.items = self.computed = 0
         self.started = self.reported = time.monotonic()
 
-    def add(self, blocks: int, items: int) -> None:
-        """Count finished blocks, and the items in them that were computed just now."""
+    def add(self, blocks: int, computed: int, items: int) -> None:
+        """Count finished blocks, and those of them, with their items, computed just now."""
         self.blocks += blocks
+        self.computed += computed
         self.items += items
-        self.computed += blocks if items else 0
         now = time.monotonic()
         last = self.blocks == self.n_blocks
         if now - self.reported < SECONDS_BETWEEN_REPORTS and not last:
@@ -214,7 +209,7 @@ class Letter:
         self.orders = orders
         self.letters = models.letter_tokens(tokenizer)
 
-    def prepare(self, engine: "Engine", items: list[dict]) -> None:
+    def prepare(self, engine: Engine, items: list[dict]) -> None:
         """Nothing to compute before the items."""
 
     def requests(self, items: list[dict]) -> list[Span]:
@@ -226,9 +221,9 @@ class Letter:
             for letter in self.letters
         ]
 
-    def run(self, engine: "Engine", requests: list[Span]) -> np.ndarray:
-        """Log-probability of each span."""
-        return engine.log_probabilities(requests)
+    def run(self, engine: Engine, blocks: list[list[Span]]) -> list[np.ndarray]:
+        """Log-probability of each span, block by block."""
+        return engine.log_probabilities(blocks)
 
     def rows(self, items: list[dict], values: list[float]) -> list[dict]:
         """Rows of the table from the spans' log-probabilities."""
@@ -278,7 +273,7 @@ class Cloze:
         self.decide_by = decide_by
         self.unconditional: dict[str, float] = {}
 
-    def prepare(self, engine: "Engine", items: list[dict]) -> None:
+    def prepare(self, engine: Engine, items: list[dict]) -> None:
         """Score every candidate text on its own, once a text and not once an item."""
         texts = list(
             dict.fromkeys(
@@ -288,7 +283,7 @@ class Cloze:
         spans = self._spans(prompts.CLOZE_UNCONDITIONAL, texts)
         self.unconditional = {
             text: float(value)
-            for text, value in zip(texts, engine.log_probabilities(spans), strict=True)
+            for text, value in zip(texts, engine.log_probabilities([spans])[0], strict=True)
         }
 
     def requests(self, items: list[dict]) -> list[Span]:
@@ -309,10 +304,12 @@ class Cloze:
         start = len(encode(prompt))
         return [Span(tuple(encode(f"{prompt} {answer}")), start) for answer in answers]
 
-    def run(self, engine: "Engine", requests: list[Span]) -> list[tuple[float, int]]:
-        """Log-probability of each span, and its number of tokens."""
-        values = engine.log_probabilities(requests)
-        return [(float(v), len(span)) for v, span in zip(values, requests, strict=True)]
+    def run(self, engine: Engine, blocks: list[list[Span]]) -> list[list[tuple[float, int]]]:
+        """Log-probability of each span and its number of tokens, block by block."""
+        return [
+            [(float(value), len(span)) for value, span in zip(values, spans, strict=True)]
+            for values, spans in zip(engine.log_probabilities(blocks), blocks, strict=True)
+        ]
 
     def rows(self, items: list[dict], values: list[tuple[float, int]]) -> list[dict]:
         """Rows of the table from the candidates' log-probabilities."""
@@ -344,115 +341,66 @@ class Cloze:
         return rows
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens that the model is to continue."""
+
+    context: tuple[int, ...]
+
+
+class Generate:
+    """Greedy text behind the letter mode's prompts, and the option that it names.
+
+    Parameters
+    ----------
+    max_new_tokens : where a response ends that the model does not end itself.
+    """
+
+    columns = (*LOGP, "option_mass", "predicted", "response")
+
+    def __init__(self, tokenizer, orders: Sequence[str], max_new_tokens: int = 32):
+        self.tokenizer = tokenizer
+        self.orders = orders
+        self.max_new_tokens = max_new_tokens
+
+    def prepare(self, engine: Engine, items: list[dict]) -> None:
+        """Nothing to compute before the items."""
+
+    def requests(self, items: list[dict]) -> list[Prompt]:
+        """One prompt an item and order."""
+        return [
+            Prompt(prompt)
+            for item in items
+            for prompt in _encoded_prompts(self.tokenizer, item, self.orders)
+        ]
+
+    def run(self, engine: Engine, blocks: list[list[Prompt]]) -> list[list[str]]:
+        """The text of each response, block by block."""
+        sequences = [prompt.context for block in blocks for prompt in block]
+        stop = models.stop_tokens(engine.model, self.tokenizer)
+        responses = iter(
+            self.tokenizer.decode(tokens, skip_special_tokens=True)
+            for tokens in engine.generate(sequences, self.max_new_tokens, stop)
+        )
+        return [[next(responses) for _ in block] for block in blocks]
+
+    def rows(self, items: list[dict], values: list[str]) -> list[dict]:
+        """Rows of the table from the responses."""
+        responses = iter(values)
+        rows = []
+        for item in items:
+            for order in self.orders:
+                response = next(responses)
+                option = parsing.parse(response, item["options"], item["unknown"], order).option
+                rows.append(
+                    {"item_id": item["item_id"], "order": order}
+                    | {"predicted": option, "response": response}
+                )
+        return rows
+
+
 def _encoded_prompts(tokenizer, item: Mapping, orders: Sequence[str]) -> list[tuple[int, ...]]:
     return [
         tuple(models.encode_chat(tokenizer, prompts.multiple_choice(item, order)))
         for order in orders
     ]
-
-
-# ------------------------------------------------------------------ the engine
-
-
-class Engine:
-    """Runs token sequences through a model, sharing prefixes, in batches of limited size.
-
-    Parameters
-    ----------
-    model : a causal language model in evaluation mode.
-    tokens_per_batch : tokens of a forward pass; None for what suits the model's device. It
-        halves whenever the device runs out of memory.
-    """
-
-    def __init__(self, model: torch.nn.Module, tokens_per_batch: int | None = None):
-        self.model = model
-        self.budget = tokens_per_batch or TOKENS_PER_BATCH.get(
-            model.device.type, TOKENS_PER_BATCH["cuda"]
-        )
-
-    def batches(self, blocks: Iterable[tuple]) -> Iterator[list[tuple]]:
-        """Consecutive blocks, ``(…, requests)``, whose trees fit the budget together."""
-        batch: list[tuple] = []
-        total = 0
-        for block in blocks:
-            size = len(prefix_tree.build(_contexts(block[-1])))
-            if batch and total + size > self.budget:
-                yield batch
-                batch, total = [], 0
-            batch.append(block)
-            total += size
-        if batch:
-            yield batch
-
-    def log_probabilities(self, spans: Sequence[Span]) -> np.ndarray:
-        """Natural log-probability of each span's scored tokens, float64 (n,).
-
-        Raises
-        ------
-        InputError
-            If a value is not finite, or one span alone does not fit into memory.
-        """
-        values = self._within_memory(self._tree_log_probabilities, spans)
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"{self.model.config.name_or_path}: a log-probability is not finite in "
-                f"{self.model.dtype}; try dtype: bfloat16 or float32"
-            )
-        return np.array(values)
-
-    def _within_memory(self, run: Callable[[Sequence], Sequence], requests: Sequence) -> list:
-        """``run`` on all requests, or half by half where the budget or the memory is small."""
-        if not requests:
-            return []
-        size = len(prefix_tree.build(_contexts(requests)))
-        if size <= self.budget or len(requests) == 1:
-            try:
-                return list(run(requests))
-            except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if len(requests) == 1:
-                    raise InputError(
-                        f"out of memory with a single sequence of {size} tokens"
-                    ) from error
-            # Outside of the except clause, which would keep the failed pass's tensors alive.
-            if self.model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.budget = max(min(self.budget, size) // 2, 1)
-            logger.warning("out of memory: going on with %d tokens a batch", self.budget)
-        half = (len(requests) + 1) // 2
-        return self._within_memory(run, requests[:half]) + self._within_memory(run, requests[half:])
-
-    def _tree_log_probabilities(self, spans: Sequence[Span]) -> np.ndarray:
-        index = {context: i for i, context in enumerate(_contexts(spans))}
-        tree = prefix_tree.build(index)
-        paths = [tree.paths[index[span.context]] for span in spans]
-        nodes = np.concatenate(
-            [path[span.start - 1 :] for path, span in zip(paths, spans, strict=True)]
-        )
-        tokens = np.concatenate([span.tokens[span.start :] for span in spans])
-        read, rows = np.unique(nodes, return_inverse=True)
-        logits = prefix_tree.logits_at(self.model, tree, read)
-        logp = _log_probabilities_of(logits, rows, tokens)
-        starts = np.cumsum([0, *(len(span) for span in spans)])[:-1]
-        return np.add.reduceat(logp, starts)
-
-
-def _contexts(requests: Iterable[Span]) -> list[tuple[int, ...]]:
-    """Distinct token sequences that must go through the model."""
-    return list(dict.fromkeys(request.context for request in requests))
-
-
-def _log_probabilities_of(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-    """log softmax(logits)[rows, tokens], (n,) in float64, computed in float32."""
-    normalizers = torch.cat([part.float().logsumexp(-1) for part in logits.split(ROWS_AT_ONCE)])
-    rows = torch.from_numpy(rows).to(logits.device)
-    chosen = logits[rows, torch.from_numpy(tokens).to(logits.device)].float()
-    return (chosen - normalizers[rows]).cpu().numpy().astype(float)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has no class for it on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        text in str(error) for text in ("not enough memory", "out of memory")
-    )

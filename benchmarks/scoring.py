@@ -1,0 +1,281 @@
+"""How fast scoring is, against plain batches and lm-eval, and how near the machine's limit.
+
+    python benchmarks/scoring.py --model resources/models/smollm2-135m
+
+Variants are measured in alternation; ratios are given with their spread over repetitions, in
+wall-clock and in processor time. The latter is the steadier one on a machine that others use.
+lm-eval is compared with if it is installed.
+"""
+
+import argparse
+import logging
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+
+from spillover import bbq, engine, models, prompts, scoring  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", default="resources/models/smollm2-135m")
+    parser.add_argument("--items", default="results/quickstart/items", help="*.parquet, or")
+    parser.add_argument("--bbq", default="resources/bbq", help="published files, if there are none")
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--blocks", type=int, default=18, help="of four items")
+    parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--peak-memory-of", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    logging.getLogger("spillover").setLevel(logging.WARNING)
+    items = read_items(arguments)
+    if arguments.peak_memory_of:
+        return print_peak_memory(arguments, sample(items, arguments.peak_memory_of))
+    model = models.load(arguments.model, "none", arguments.dtype, "cpu")
+    tokenizer = models.load_tokenizer(arguments.model)
+    print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.dtype}")
+    for name in arguments.only:
+        PARTS[name](arguments, items, model, tokenizer)
+
+
+def read_items(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Items of every attribute, prepared by the workflow or else from the published files."""
+    tables = sorted(Path(arguments.items).glob("*.parquet"))
+    if tables:
+        return pd.concat([pd.read_parquet(table) for table in tables])
+    pins = yaml.safe_load((ROOT / "resources" / "bbq.yaml").read_text())
+    files = bbq.read_folder(arguments.bbq, pins)
+    metadata = files["additional_metadata.csv"]
+    return pd.concat(
+        [
+            bbq.prepare_items(files[f"{name}.jsonl"], metadata, name, pin)
+            for name, pin in pins["attributes"].items()
+            if "_x_" not in name
+        ]
+    )
+
+
+def sample(items: pd.DataFrame, n_blocks: int) -> pd.DataFrame:
+    """Blocks of every attribute in turn."""
+    names = items["attribute"].unique()
+    each = [n_blocks // len(names) + (i < n_blocks % len(names)) for i in range(len(names))]
+    return pd.concat(
+        [
+            bbq.spread_blocks(items[items["attribute"] == name], n)
+            for name, n in zip(names, each, strict=True)
+            if n
+        ]
+    )
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def alternate(variants: dict[str, Callable[[], object]], repetitions: int) -> dict[str, np.ndarray]:
+    """Seconds (repetitions, 2), wall-clock and processor, of variants run in turn."""
+    seconds: dict[str, list] = {name: [] for name in variants}
+    for _ in range(repetitions):
+        for name, run in variants.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            run()
+            seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    return {name: np.array(values) for name, values in seconds.items()}
+
+
+def show_ratio(title: str, slow: np.ndarray, fast: np.ndarray, target: float) -> None:
+    ratios = slow / fast
+    texts = (
+        f"{kind} {np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})"
+        for kind, r in zip(("wall-clock", "processor"), ratios.T, strict=True)
+    )
+    print(f"{title}: {', '.join(texts)} times as fast; at least {target} was asked for", flush=True)
+
+
+class WithoutTrees(engine.Engine):
+    """The plain path: every prompt by itself, sorted by length, padded, in batches."""
+
+    def __init__(self, model, tokens_per_batch):
+        super().__init__(model, tokens_per_batch)
+        self.takes_trees = False
+
+
+def run_mode(mode, running: engine.Engine, items: pd.DataFrame) -> list:
+    """What :func:`scoring.score` does but for its table: encode, run, read."""
+    blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
+    with torch.inference_mode():
+        mode.prepare(running, items.to_dict("records"))
+        answers = mode.run(running, [mode.requests(block) for block in blocks])
+    return [
+        row
+        for block, values in zip(blocks, answers, strict=True)
+        for row in mode.rows(block, values)
+    ]
+
+
+# ------------------------------------------------------------------ parts
+
+
+def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> None:
+    mode = scoring.Letter(tokenizer, prompts.ORDERS[orders])
+    items = sample(items, n_blocks)
+    plain = {n: WithoutTrees(model, n) for n in (640, 1280, 2560)}
+    best = min(
+        plain, key=lambda n: alternate({"": lambda: run_mode(mode, plain[n], items)}, 1)[""][0, 1]
+    )
+    shared = engine.Engine(model)
+    seconds = alternate(
+        {
+            "plain": lambda: run_mode(mode, plain[best], items),
+            "shared": lambda: run_mode(mode, shared, items),
+        },
+        arguments.repetitions,
+    )
+    print(f"\nletter, {orders}, {len(items)} items; the best plain batches have {best} tokens")
+    show_ratio("shared prefixes against plain batches", seconds["plain"], seconds["shared"], target)
+    one, other = run_mode(mode, plain[best], items), run_mode(mode, shared, items)
+    worst = max(
+        abs(a[f"logp_{i}"] - b[f"logp_{i}"])
+        for a, b in zip(one, other, strict=True)
+        for i in range(3)
+    )
+    same = np.mean([a["predicted"] == b["predicted"] for a, b in zip(one, other, strict=True)])
+    print(f"log-probabilities differ by at most {worst:.1e}; {same:.2%} of the choices agree")
+
+
+def given(arguments, items, model, tokenizer) -> None:
+    """1: one order."""
+    letters(arguments, items, model, tokenizer, "given", arguments.blocks, 1.7)
+
+
+def six(arguments, items, model, tokenizer) -> None:
+    """2: six orders."""
+    letters(arguments, items, model, tokenizer, "all", max(arguments.blocks // 3, 1), 3.5)
+
+
+def cloze(arguments, items, model, tokenizer) -> None:
+    """3: the twelve candidates of lm-eval's bbq."""
+    print("\ncloze, twelve candidates")
+    try:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+    except ImportError:
+        print("lm-eval is not installed: not measured")
+        return
+    items = sample(items, max(arguments.blocks // 3, 1))
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
+    requests = [
+        Instance("loglikelihood", {}, (prompts.cloze(item), f" {text}"), i)
+        for i, item in enumerate(items.to_dict("records"))
+        for text, _ in prompts.cloze_candidates(item, "all")
+    ]
+    mode = scoring.Cloze(tokenizer, unknowns="all")
+    shared = engine.Engine(model)
+    seconds = alternate(
+        {
+            "lm-eval": lambda: lm.loglikelihood(requests, disable_tqdm=True),
+            "shared": lambda: run_mode(mode, shared, items),
+        },
+        max(arguments.repetitions - 1, 2),
+    )
+    show_ratio(f"{len(items)} items, against lm-eval", seconds["lm-eval"], seconds["shared"], 8)
+
+
+def limit(arguments, items, model, tokenizer) -> None:
+    """4: how near the limit of the matrix products that cannot be avoided."""
+    mode = scoring.Letter(tokenizer, prompts.ORDERS["given"])
+    items = sample(items, arguments.blocks)
+    shared = engine.Engine(model)
+    seen = []
+    hook = model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
+    run_mode(mode, shared, items)
+    hook.remove()
+    n_tokens = sum(seen)
+    embedding = model.get_input_embeddings().weight
+    body = sum(p.numel() for p in model.parameters()) - embedding.numel()
+    if model.get_output_embeddings().weight is not embedding:
+        body -= embedding.numel()
+    n_read = 4 * items["block"].groupby(items["attribute"]).nunique().sum()
+    work = 2.0 * (n_tokens * body + n_read * embedding.numel())
+    config = model.config
+    a = torch.randn(shared.budget, config.hidden_size, dtype=model.dtype)
+    b = torch.randn(config.intermediate_size, config.hidden_size, dtype=model.dtype)
+    n_products = 200
+    seconds = alternate(
+        {
+            "product": lambda: [torch.nn.functional.linear(a, b) for _ in range(n_products)],
+            "scoring": lambda: run_mode(mode, shared, items),
+        },
+        arguments.repetitions,
+    )
+    flops = 2.0 * a.shape[0] * a.shape[1] * b.shape[0] * n_products
+    print(
+        f"\nlimit: {n_tokens} tokens through the model, {work / 1e9:.0f} GFLOP of matrix products"
+    )
+    for column, kind in enumerate(("wall-clock", "processor")):
+        rate = flops / seconds["product"][:, column]
+        share = work / rate / seconds["scoring"][:, column]
+        print(
+            f"{kind}: {np.median(rate) / 1e9:.0f} GFLOP/s alone; scoring at "
+            f"{np.median(share):.0%} ({share.min():.0%} to {share.max():.0%}) of that"
+        )
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        wall = time.perf_counter()
+        run_mode(mode, shared, items)
+        wall = time.perf_counter() - wall
+    kinds = {"matrix products": 0.0, "attention": 0.0, "all other operations": 0.0}
+    for event in profile.key_averages():
+        name = event.key
+        kind = (
+            "attention"
+            if "attention" in name
+            else "matrix products"
+            if name in ("aten::mm", "aten::addmm", "aten::bmm")
+            else "all other operations"
+        )
+        kinds[kind] += event.self_cpu_time_total / 1e6
+    kinds["Python: encoding, trees, masks"] = wall - sum(kinds.values())
+    for kind, seconds_of in sorted(kinds.items(), key=lambda pair: -pair[1]):
+        print(f"  {seconds_of / wall:5.1%} {kind}")
+
+
+def memory(arguments, items, model, tokenizer) -> None:
+    """5: memory at the peak for 1 and 8 times the items, and for twice the budget."""
+    print("\npeak memory of a scoring process, given order")
+    for factor in (1, 8):
+        command = [sys.executable, __file__, "--peak-memory-of", str(3 * factor)]
+        for name in ("model", "items", "bbq", "dtype", "threads"):
+            command += [f"--{name}", str(getattr(arguments, name))]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        print(f"  {result.stdout.strip().splitlines()[-1]}", flush=True)
+
+
+def print_peak_memory(arguments, items) -> None:
+    model = models.load(arguments.model, "none", arguments.dtype, "cpu")
+    tokenizer = models.load_tokenizer(arguments.model)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        scoring.score(items, model, tokenizer, tokens_per_batch=640, partial=folder)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"{len(items)} items: {after / 1024:.0f} MB, {(after - before) / 1024:.0f} in scoring")
+
+
+PARTS = {"given": given, "six": six, "cloze": cloze, "limit": limit, "memory": memory}
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,8 @@
 """Settings of an alignment: defaults, what is refused, and their form for TRL and PEFT.
 
 Keys, types and defaults are those of :data:`OBJECTIVE`, :data:`LORA` and :data:`TRAINING`.
+The configuration is checked with them whenever Snakemake starts, so torch and its kin are
+imported only where they are needed.
 """
 
 import importlib.util
@@ -194,8 +196,10 @@ def check_training(training: Mapping, n_pairs: int, dtype: str) -> None:
         )
 
 
-def lora_config(lora: Mapping) -> LoraConfig:
+def lora_config(lora: Mapping) -> "LoraConfig":
     """PEFT's form of the settings of the adapter."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -220,6 +224,7 @@ def skeleton(
         log-probabilities around it, so that its adapter would never be trained), or are
         smaller than the rank.
     """
+
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(

@@ -8,13 +8,13 @@ imported only where they are needed.
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING
 
 from spillover.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
 
 OBJECTIVE = {
     # TRL's loss types, added with loss_weights (all 1 if null).
@@ -214,7 +214,7 @@ def skeleton(
     lora: Mapping | None = None,
     dtype: str = "float32",
     attention: str = "sdpa",
-) -> torch.nn.Module:
+) -> "torch.nn.Module":
     """The model of a folder without its weights (meta device), with the adapter attached.
 
     Raises
@@ -224,6 +224,10 @@ def skeleton(
         log-probabilities around it, so that its adapter would never be trained), or are
         smaller than the rank.
     """
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
     with torch.device("meta"):

@@ -33,7 +33,7 @@ plan: env
 	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG) 2>/dev/null
 
 test: env
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 lint: env
 	$(VENV)/bin/ruff check .

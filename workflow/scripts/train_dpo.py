@@ -1,5 +1,6 @@
 """Align a model on preference pairs: LoRA by DPO on the quantised base."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -13,6 +14,10 @@ with log_to(snakemake.log[0]):
     machine = snakemake.config["machine"]
     keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
     params = snakemake.params
+    # Where TensorBoard and wandb write, if they are asked for; wandb syncs when told to.
+    tracking = Path(snakemake.output.training).with_name("tracking")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(tracking)
+    os.environ.setdefault("WANDB_MODE", "offline")
     with replacing(Path(snakemake.output.weights).parent) as adapter:
         training = alignment.train(
             read_table(snakemake.input.pairs),

@@ -499,6 +499,6 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _exact_zeros(table: pd.DataFrame) -> pd.DataFrame:
-    """Scores and changes without the 1e-17 that sums of fractions leave in place of 0."""
+    """Scores and changes without the 1e-17, or the -0, that sums leave in place of 0."""
     scores = [column for column in table if column.startswith(("bias_", "delta_"))]
-    return table.round(dict.fromkeys(scores, 12))
+    return table.assign(**(table[scores].round(12) + 0.0))

@@ -40,8 +40,9 @@ class Workflow:
         (self.folder / name).write_text(yaml.safe_dump(config, sort_keys=False))
 
     def command(self, *arguments: str) -> list[str]:
-        command = [sys.executable, "-m", "snakemake", "--cores", "2", "--configfile", "study.yaml"]
-        return [*command, *arguments]
+        # --configfile takes every name behind it: targets go first.
+        command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"]
+        return [*command, "--configfile", "study.yaml"]
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         done = subprocess.run(

@@ -9,7 +9,6 @@ lm-eval is compared with if it is installed.
 
 import argparse
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=18, help="of four items")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--peak-memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-budget", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("spillover").setLevel(logging.WARNING)
@@ -212,18 +212,18 @@ def limit(arguments, items, model, tokenizer) -> None:
         body -= embedding.numel()
     n_read = 4 * items["block"].groupby(items["attribute"]).nunique().sum()
     work = 2.0 * (n_tokens * body + n_read * embedding.numel())
-    config = model.config
-    a = torch.randn(shared.budget, config.hidden_size, dtype=model.dtype)
-    b = torch.randn(config.intermediate_size, config.hidden_size, dtype=model.dtype)
-    n_products = 200
+    # As large a product as any in a small model's pass: the rate that the machine can reach.
+    size = 2048
+    a, b = (torch.randn(size, size, dtype=model.dtype) for _ in range(2))
+    n_products = 20
     seconds = alternate(
         {
-            "product": lambda: [torch.nn.functional.linear(a, b) for _ in range(n_products)],
+            "product": lambda: [a @ b for _ in range(n_products)],
             "scoring": lambda: run_mode(mode, shared, items),
         },
         arguments.repetitions,
     )
-    flops = 2.0 * a.shape[0] * a.shape[1] * b.shape[0] * n_products
+    flops = 2.0 * size**3 * n_products
     print(
         f"\nlimit: {n_tokens} tokens through the model, {work / 1e9:.0f} GFLOP of matrix products"
     )
@@ -255,10 +255,11 @@ def limit(arguments, items, model, tokenizer) -> None:
 
 
 def memory(arguments, items, model, tokenizer) -> None:
-    """5: memory at the peak for 1 and 8 times the items, and for twice the budget."""
-    print("\npeak memory of a scoring process, given order")
-    for factor in (1, 8):
-        command = [sys.executable, __file__, "--peak-memory-of", str(3 * factor)]
+    """5: memory at the peak for 1 and 8 times the items, and for 4 times the budget."""
+    print("\npeak memory, letter, one order")
+    for n_blocks, budget in ((3, 640), (24, 640), (24, 2560)):
+        command = [sys.executable, __file__, "--peak-memory-of", str(n_blocks)]
+        command += ["--memory-budget", str(budget)]
         for name in ("model", "items", "bbq", "dtype", "threads"):
             command += [f"--{name}", str(getattr(arguments, name))]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -266,13 +267,26 @@ def memory(arguments, items, model, tokenizer) -> None:
 
 
 def print_peak_memory(arguments, items) -> None:
+    """Peak of resident memory while scoring, above what the loaded model takes (Linux only)."""
     model = models.load(arguments.model, "none", arguments.dtype, "cpu")
     tokenizer = models.load_tokenizer(arguments.model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scoring.score(items.iloc[:4], model, tokenizer)  # pages in weights and kernels
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory_peak()
     with tempfile.TemporaryDirectory() as folder:
-        scoring.score(items, model, tokenizer, tokens_per_batch=640, partial=folder)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{len(items)} items: {after / 1024:.0f} MB, {(after - before) / 1024:.0f} in scoring")
+        scoring.score(
+            items, model, tokenizer, tokens_per_batch=arguments.memory_budget, partial=folder
+        )
+    print(
+        f"{len(items)} items, {arguments.memory_budget} tokens a batch: {before:.0f} MB with the "
+        f"model, {memory_peak() - before:.0f} MB more in scoring"
+    )
+
+
+def memory_peak() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 PARTS = {"given": given, "six": six, "cloze": cloze, "limit": limit, "memory": memory}

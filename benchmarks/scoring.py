@@ -126,6 +126,17 @@ def run_mode(mode, running: engine.Engine, items: pd.DataFrame) -> list:
     ]
 
 
+def tokens_of_passes(mode, running: engine.Engine, items: pd.DataFrame) -> int:
+    """Tokens that go through the model, padding included."""
+    seen: list[int] = []
+    hook = running.model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
+    run_mode(mode, running, items)
+    hook.remove()
+    return sum(seen)
+
+
 # ------------------------------------------------------------------ parts
 
 
@@ -145,6 +156,10 @@ def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> Non
         arguments.repetitions,
     )
     print(f"\nletter, {orders}, {len(items)} items; the best plain batches have {best} tokens")
+    tokens = [tokens_of_passes(mode, running, items) for running in (plain[best], shared)]
+    print(
+        f"tokens through the model: {tokens[0]} and {tokens[1]}, {tokens[0] / tokens[1]:.2f} times"
+    )
     show_ratio("shared prefixes against plain batches", seconds["plain"], seconds["shared"], target)
     one, other = run_mode(mode, plain[best], items), run_mode(mode, shared, items)
     worst = max(
@@ -199,13 +214,7 @@ def limit(arguments, items, model, tokenizer) -> None:
     mode = scoring.Letter(tokenizer, prompts.ORDERS["given"])
     items = sample(items, arguments.blocks)
     shared = engine.Engine(model)
-    seen = []
-    hook = model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: seen.append(inputs[0].numel())
-    )
-    run_mode(mode, shared, items)
-    hook.remove()
-    n_tokens = sum(seen)
+    n_tokens = tokens_of_passes(mode, shared, items)
     embedding = model.get_input_embeddings().weight
     body = sum(p.numel() for p in model.parameters()) - embedding.numel()
     if model.get_output_embeddings().weight is not embedding:
@@ -257,7 +266,7 @@ def limit(arguments, items, model, tokenizer) -> None:
 def memory(arguments, items, model, tokenizer) -> None:
     """5: memory at the peak for 1 and 8 times the items, and for 4 times the budget."""
     print("\npeak memory, letter, one order")
-    for n_blocks, budget in ((3, 640), (24, 640), (24, 2560)):
+    for n_blocks, budget in ((9, 640), (72, 640), (24, 2560)):
         command = [sys.executable, __file__, "--peak-memory-of", str(n_blocks)]
         command += ["--memory-budget", str(budget)]
         for name in ("model", "items", "bbq", "dtype", "threads"):

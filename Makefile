@@ -1,4 +1,5 @@
 # make study   the study from nothing: environment, data, model, alignment, evaluation, report
+# make plan    what that would run: jobs, steps, tokens, GPU memory
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style
@@ -9,7 +10,7 @@ CORES ?= all
 # A study file stands for itself; the default one is what Snakemake finds without being told.
 CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
 
-.PHONY: env study test lint clean
+.PHONY: env study plan test lint clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -18,15 +19,22 @@ $(VENV)/.installed: requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d" % v[:2])'
 	@echo "making $(VENV) (some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# pip compiles on one core: compiling on all takes a third off the installation.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	-@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
 study: env
 	$(VENV)/bin/snakemake --cores $(CORES) $(CONFIG)
 	$(VENV)/bin/snakemake --report report.html $(CONFIG)
 
+plan: env
+	@$(VENV)/bin/snakemake plan --cores $(CORES) --quiet all $(CONFIG)
+	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY)"))["study"])')/plan.txt
+	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG) 2>/dev/null
+
 test: env
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 15
 
 lint: env
 	$(VENV)/bin/ruff check .

@@ -26,12 +26,14 @@ localrules:
     tables,
     predictions,
     adapters,
+    plan,
 
 
 rule all:
     """The whole study: predictions (so that a lost one is made again), tables and figures."""
     default_target: True
     input:
+        rules.adapters.input,
         rules.predictions.input,
         rules.tables.input,
         rules.figures.input,

@@ -1,11 +1,15 @@
 """What several tests share: the published data, and tiny models."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+# Tiny models are faster on one thread, and tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

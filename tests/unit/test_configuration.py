@@ -1,5 +1,7 @@
 import copy
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,12 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
             lambda c: c["models"]["smollm2-135m"]["source"].pop("sha256"),
             "models.smollm2-135m.source: expected the key 'sha256'",
         ),
+        (
+            lambda c: c["alignments"]["gender"].update(
+                objective={"loss": ["apo_zero"], "f_divergence": "js_divergence"}
+            ),
+            "alignments.gender.objective.f_divergence: js_divergence goes with",
+        ),
         (lambda c: c.update(seeds=[]), "seeds"),
         (lambda c: c["statistics"].update(correction="bonferoni"), "expected one of holm"),
     ],
@@ -91,3 +99,21 @@ def test_checking_changes_nothing(config):
     before = copy.deepcopy(config)
     configuration.check(config, SCHEMA)
     assert config == before
+
+
+def test_the_defaults_of_the_schema_are_those_of_the_library():
+    from spillover import alignment_settings
+
+    parts = SCHEMA["$defs"]["alignment"]["properties"]
+    keys = {"objective": "OBJECTIVE", "lora": "LORA", "training": "TRAINING"}
+    machine = SCHEMA["properties"]["machine"]["properties"]
+    for part, name in keys.items():
+        described = parts[part]["properties"] | (machine if part == "training" else {})
+        for key, default in getattr(alignment_settings, name).items():
+            assert described[key]["default"] == default, f"{part}.{key}"
+
+
+def test_checking_needs_no_torch():
+    code = "import sys; from spillover import configuration; sys.exit('torch' in sys.modules)"
+    environment = {"PYTHONPATH": str(ROOT / "workflow/scripts")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

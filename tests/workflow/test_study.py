@@ -142,7 +142,7 @@ def test_a_new_model_runs_its_own_jobs_only(finished, tiny_folder):
     config["models"]["llama-again"] = finished.config["models"]["llama"]
     finished.configure(config)
     try:
-        own = {"fetch_model": 1, "train_dpo": 1, "score_items": 4}
+        own = {"fetch_model": 1, "train_dpo": 1, "diagnose_alignment": 1, "score_items": 4}
         assert finished.planned() == own | TABLES | FIGURES
     finally:
         finished.configure(finished.config)
@@ -158,9 +158,9 @@ def test_a_model_made_anew_gives_the_same_bytes(finished):
 
 
 def test_training_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
-    workflow.configure(
-        study(published, {"llama": tiny_folder("llama")}, epochs=40, checkpoint_steps=5)
-    )
+    config = study(published, {"llama": tiny_folder("llama")}, epochs=40)
+    config["machine"]["checkpoint_steps"] = 5
+    workflow.configure(config)
     target = "results/tiny/llama/gender/seed0/training.tsv"
     checkpoints = workflow.folder / "results/tiny/llama/gender/.checkpoints-seed0"
     process = workflow.start(target)

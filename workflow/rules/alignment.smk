@@ -12,6 +12,8 @@ rule train_dpo:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.log",
     benchmark:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.benchmark.tsv"
+    # What a wrong setting of training would waste is least if training comes first.
+    priority: 1
     conda:
         "../../envs/model.yaml"
     threads: 8
@@ -31,12 +33,98 @@ rule train_dpo:
         "../scripts/train_dpo.py"
 
 
+rule diagnose_alignment:
+    """What training did to the answers to held-out items: ranking, divergence, letters."""
+    input:
+        item_tables=get_target_items,
+        heldout="results/{study}/pairs/{alignment}/heldout.parquet",
+        model="resources/models/{model}",
+        adapter=multiext(
+            "results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_",
+            "model.safetensors",
+            "config.json",
+        ),
+    output:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.tsv",
+    log:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.log",
+    benchmark:
+        "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.benchmark.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: 2
+    resources:
+        mem_mb=24000,
+        runtime=60,
+        gpu=get_gpus,
+    params:
+        model=get_model_settings,
+        pairs=lookup("alignments/{alignment}/pairs/format", within=config),
+        max_length=lookup("alignments/{alignment}/training/max_length", within=config),
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        code=fingerprint("diagnostics", "pairs"),
+    script:
+        "../scripts/diagnose_alignment.py"
+
+
+rule fetch_model_config:
+    """Fetch a model's configuration and tokenizer without its weights, for the plan."""
+    output:
+        directory("resources/model_configs/{model}"),
+    log:
+        "resources/model_configs/{model}.log",
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        source=lookup("models/{model}/source", within=config),
+    script:
+        "../scripts/fetch_model_config.py"
+
+
+rule plan_training:
+    """Say before anything is spent what training will take: steps, tokens, GPU memory."""
+    input:
+        pairs=expand(
+            "results/{{study}}/pairs/{alignment}/train.parquet", alignment=config["alignments"]
+        ),
+        models=get_model_configs,
+    output:
+        table="results/{study}/plan.tsv",
+        text="results/{study}/plan.txt",
+    log:
+        "results/{study}/plan.log",
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        models=lookup("models", within=config),
+        alignments=lookup("alignments", within=config),
+        gpu_memory=lookup("machine/gpu_memory", within=config),
+        code=fingerprint("plan"),
+    script:
+        "../scripts/plan_training.py"
+
+
+rule plan:
+    """The plan of the study's training."""
+    input:
+        expand("results/{study}/plan.tsv", study=config["study"]),
+
+
 rule adapters:
-    """Every adapter of the study."""
+    """Every adapter of the study, with its diagnostics."""
     input:
         expand(
-            "results/{study}/{model}/{run}/adapter/adapter_model.safetensors",
+            "results/{study}/{model}/{run}/{file}",
             study=config["study"],
             model=get_models(),
             run=get_aligned_runs(),
+            file=["adapter/adapter_model.safetensors", "training.tsv", "diagnostics.tsv"],
         ),

@@ -1,6 +1,7 @@
 """Configuration, wildcards, and the functions that name a rule's inputs."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def get_model_source(wildcards):
         return []
     folder = Path(source["path"])
     return sorted(str(file) for file in folder.glob("*") if file.is_file()) or [str(folder)]
+
+
+def get_model_configs(wildcards):
+    """Folders with each model's configuration and tokenizer; of a hub model without weights."""
+    return [
+        (
+            f"resources/model_configs/{name}"
+            if config["models"][name]["source"]["type"] == "hub"
+            else f"resources/models/{name}"
+        )
+        for name in get_models()
+    ]
 
 
 def get_target_items(wildcards):
@@ -150,7 +163,7 @@ def get_tables():
 def get_gpus(wildcards):
     """GPUs that a job on a model takes; on a cluster the profile says it instead."""
     device = config["machine"]["device"]
-    has_gpu = any(Path(path).exists() for path in ("/dev/nvidiactl", "/dev/kfd"))
+    has_gpu = any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
     return int(device == "cuda" or (device == "auto" and has_gpu))
 
 

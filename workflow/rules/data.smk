@@ -38,7 +38,6 @@ rule fetch_model:
         runtime=240,
     params:
         source=lookup("models/{model}/source", within=config),
-        partial="resources/models/.{model}.partial",
     script:
         "../scripts/fetch_model.py"
 

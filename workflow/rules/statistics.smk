@@ -29,7 +29,7 @@ rule compute_metrics:
         runs=get_runs,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("runs", "outcomes", "statistics"),
+        code=fingerprint("runs", "statistics"),
     script:
         "../scripts/compute_metrics.py"
 

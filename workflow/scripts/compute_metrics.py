@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
-from spillover import outcomes, runs, statistics
+from spillover import runs, statistics
 from spillover.files import read_table, write_table
 from spillover.logs import log_to
 
@@ -18,7 +18,7 @@ with log_to(snakemake.log[0]):
             answered = runs.items_of(items, predictions)
             keys = {"model": model, "run": run}
             alpha = snakemake.params.statistics["alpha"]
-            metrics.append(outcomes.metrics(answered, predictions, alpha).assign(**keys))
+            metrics.append(statistics.metrics(answered, predictions, alpha).assign(**keys))
             positions.append(statistics.position(answered, predictions).assign(**keys))
     for tables, path in zip([metrics, positions], snakemake.output, strict=True):
         write_table(runs.stack(tables, ["model", "run"]), path)

@@ -38,7 +38,6 @@ with log_to(snakemake.log[0]):
         partial=params.partial,
         fingerprint=sha256(json.dumps(depends_on, sort_keys=True).encode()),
     )
-    asked = items.set_index("item_id").loc[predictions["item_id"]].reset_index()
-    predictions["outcome"] = outcomes.label_outcomes(asked, predictions["predicted"])
+    predictions["outcome"] = outcomes.label_predictions(items, predictions)
     write_table(predictions, snakemake.output[0])
     scored_blocks.remove(params.partial)

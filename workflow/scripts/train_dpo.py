@@ -1,5 +1,6 @@
 """Align a model on preference pairs: LoRA by DPO on the quantised base."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -9,20 +10,28 @@ from spillover.logs import log_to
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
+    # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
+    keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
     params = snakemake.params
+    # Where TensorBoard and wandb write, if they are asked for; wandb syncs when told to.
+    tracking = Path(snakemake.output.training).with_name("tracking")
+    os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(tracking)
+    os.environ.setdefault("WANDB_MODE", "offline")
     with replacing(Path(snakemake.output.weights).parent) as adapter:
         training = alignment.train(
             read_table(snakemake.input.pairs),
             snakemake.input.model,
             objective=params.objective,
             lora=params.lora,
-            training=params.training,
+            training=params.training | keep,
             **params.model,
             device=machine["device"],
             seed=int(snakemake.wildcards.seed),
             checkpoints=params.checkpoints,
             output=adapter,
+            tokens_per_batch=machine["training_tokens_per_batch"],
+            results=f"results/{snakemake.wildcards.study}/spillover.tsv",
         )
     write_table(training, snakemake.output.training)
     checkpoints.discard(params.checkpoints)

@@ -1,6 +1,7 @@
 """Align a model on preference pairs: LoRA by DPO, through TRL, restartable to the bit."""
 
 import hashlib
+import json
 import logging
 import math
 import time
@@ -13,12 +14,12 @@ import pandas as pd
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from torch.utils.data import Sampler
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from spillover import checkpoints as saved
-from spillover import models, prefix_tree
+from spillover import model_card, models, prefix_tree
 from spillover.alignment_settings import (
     LORA,
     NEUTRAL,
@@ -75,6 +76,7 @@ def train(
     tokens_per_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
     shared_prefixes: bool = True,
+    results: str | None = None,
 ) -> pd.DataFrame:
     """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
 
@@ -97,6 +99,7 @@ def train(
     gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
     shared_prefixes : run each distinct beginning of a step's sequences once, where the model
         allows it. False runs each sequence by itself.
+    results : where the adapter's evaluation will be, for its model card.
 
     Returns
     -------
@@ -161,13 +164,29 @@ def train(
         peft_config=lora_config(lora),
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.type],
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Checkpoints(training, checkpoints))
     trainer.add_callback(_Progress(len(rows), training["epochs"]))
     if start is not None:
         logger.info("going on from %s", start)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
-    output = Path(output)
+    source = _source(model_folder)
+    if "repo" in source:
+        # For PEFT to find the base anywhere, and not where it lies here.
+        config = trainer.model.peft_config["default"]
+        config.base_model_name_or_path, config.revision = source["repo"], source["commit"]
     trainer.model.save_pretrained(output, save_embedding_layers=False)
+    model_card.write(
+        output,
+        source,
+        settings={"objective": objective, "lora": lora, "training": training},
+        quantization=quantization,
+        dtype=dtype,
+        n_pairs=len(rows),
+        pairs_sha256=_hash_rows(rows),
+        seed=seed,
+        results=results,
+    )
     return training_log(trainer.state.log_history)
 
 
@@ -212,6 +231,12 @@ def encode(pairs: pd.DataFrame, tokenizer, max_length: int) -> list[dict]:
             row[f"{side}_ids"] = whole[len(prompt) :]
         rows.append(row)
     return rows
+
+
+def _source(folder: str | Path) -> dict:
+    """Where a model is from, as recorded when it was fetched."""
+    record = Path(folder) / "source.json"
+    return json.loads(record.read_text()) if record.is_file() else {}
 
 
 def _hash_rows(rows: Sequence[Mapping]) -> str:

@@ -1,19 +1,20 @@
 """Settings of an alignment: defaults, what is refused, and their form for TRL and PEFT.
 
 Keys, types and defaults are those of :data:`OBJECTIVE`, :data:`LORA` and :data:`TRAINING`.
+The configuration is checked with them whenever Snakemake starts, so torch and its kin are
+imported only where they are needed.
 """
 
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-
-import torch
-from accelerate import init_empty_weights
-from peft import LoraConfig, get_peft_model
-from peft.tuners.lora import LoraLayer
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING
 
 from spillover.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
 
 OBJECTIVE = {
     # TRL's loss types, added with loss_weights (all 1 if null).
@@ -195,8 +196,10 @@ def check_training(training: Mapping, n_pairs: int, dtype: str) -> None:
         )
 
 
-def lora_config(lora: Mapping) -> LoraConfig:
+def lora_config(lora: Mapping) -> "LoraConfig":
     """PEFT's form of the settings of the adapter."""
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
@@ -206,7 +209,12 @@ def lora_config(lora: Mapping) -> LoraConfig:
     )
 
 
-def skeleton(model_folder: str | Path, lora: Mapping | None = None) -> torch.nn.Module:
+def skeleton(
+    model_folder: str | Path,
+    lora: Mapping | None = None,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+) -> "torch.nn.Module":
     """The model of a folder without its weights (meta device), with the adapter attached.
 
     Raises
@@ -216,10 +224,19 @@ def skeleton(model_folder: str | Path, lora: Mapping | None = None) -> torch.nn.
         log-probabilities around it, so that its adapter would never be trained), or are
         smaller than the rank.
     """
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
-    with init_empty_weights():
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        model.tie_weights()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
         if lora is None:
             return model
         try:

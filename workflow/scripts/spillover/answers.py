@@ -58,12 +58,14 @@ def read(
         "column predicted_option: expected 0, 1, 2 or nothing",
         "something else",
     )
-    missing = items.loc[~items["item_id"].isin(item_id), "item_id"]
+    if required is None:
+        required = items
+    missing = required.loc[~required["item_id"].isin(item_id), "item_id"]
     if len(missing):
         raise InputError(
-            f"{path}: expected an answer to each of {len(items)} items, {len(missing)} are missing "
-            f"(first: {missing.iloc[0]}); an answer that could not be parsed is a row with an "
-            "empty predicted_option"
+            f"{path}: expected an answer to each of {len(required)} items, {len(missing)} are "
+            f"missing (first: {missing.iloc[0]}); an answer that could not be parsed is a row "
+            "with an empty predicted_option"
         )
     chosen = option.map(_spellings()).set_axis(item_id).reindex(required["item_id"])
     null = pd.array([pd.NA] * len(required), dtype="Float64")
@@ -87,7 +89,7 @@ def _spellings() -> dict[str, int]:
 
 def _read_text(path: str | Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path}: expected a CSV file, found none") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:

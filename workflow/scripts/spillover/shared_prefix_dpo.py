@@ -140,9 +140,7 @@ def obstacle(model: PreTrainedModel, pairs: Sequence[Mapping]) -> str | None:
             shared = prefix_tree.logits_at(model, tree, [path[-1] for path in tree.paths])
             single = torch.stack(
                 [
-                    model(torch.tensor([[*prompt, *answer][:-1]], device=model.device)).logits[
-                        0, -1
-                    ]
+                    model(torch.tensor([prompt + answer[:-1]], device=model.device)).logits[0, -1]
                     for prompt, answer in sequences
                 ]
             )

@@ -1,0 +1,142 @@
+"""Training over prefix trees equals TRL's stock trainer."""
+
+import datasets
+import pandas as pd
+import pytest
+import tiny_models
+import torch
+from preferences import make_pairs
+from spillover import alignment, models
+from spillover.alignment_settings import LORA, OBJECTIVE, TRAINING, lora_config
+from spillover.shared_prefix_dpo import SharedPrefixCollator, obstacle
+from transformers import TrainerCallback
+from trl import DPOTrainer
+
+OBJECTIVES = {
+    "sigmoid": {"loss": ["sigmoid"]},
+    "ipo": {"loss": ["ipo"]},
+    "apo_zero": {"loss": ["apo_zero"]},
+    "sigmoid+sft": {"loss": ["sigmoid", "sft"], "loss_weights": [1.0, 0.3]},
+    "robust": {"loss": ["robust"], "label_smoothing": 0.1},
+}
+
+
+@pytest.fixture(scope="module", params=tiny_models.ARCHITECTURES)
+def folder(request, tmp_path_factory):
+    return tiny_models.make(tmp_path_factory.mktemp("model"), request.param)
+
+
+class Stock(DPOTrainer):
+    """TRL's trainer as it is, but for the order of pairs."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        return alignment.ItemSampler(self.train_dataset["item_id"], self.args.seed)
+
+    def _send_telemetry(self):
+        pass
+
+
+class Recorder(TrainerCallback):
+    """The gradients of each step, as the optimiser gets them."""
+
+    def __init__(self):
+        self.gradients = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        self.gradients.append(gradients)
+
+
+def run(kind, folder, scratch, pairs, objective, tokens_per_batch=700):
+    """Ten steps; the log and the gradients."""
+    tokenizer = models.load_tokenizer(folder)
+    model = models.load(folder, dtype="float32", device="cpu")
+    recorder = Recorder()
+    arguments = alignment.arguments(
+        OBJECTIVE | objective,
+        # No clipping: the gradients compared are those of the loss.
+        TRAINING | {"pairs_per_step": 4, "learning_rate": 1e-3, "max_grad_norm": 1e9},
+        seed=3,
+        folder=scratch,
+        device=torch.device("cpu"),
+        gradient_checkpointing=False,
+    )
+    rows = alignment.encode(pairs, tokenizer, max_length=1024)
+    extra = {"tokens_per_batch": tokens_per_batch}
+    if kind is Stock:
+        settings = {"chat_template_kwargs": models.TEMPLATE_SETTINGS}
+        rows = [row | settings for row in pairs.to_dict("records")]
+        extra = {}
+    trainer = kind(
+        model,
+        args=arguments,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(LORA | {"dropout": 0.0}),
+        callbacks=[recorder],
+        **extra,
+    )
+    trainer.train()
+    log = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
+    return log, recorder.gradients
+
+
+@pytest.mark.parametrize("format", ["three_option", "two_option"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_ten_steps_equal_the_stock_trainers(folder, format, objective, tmp_path):
+    pairs = make_pairs(20, format)
+    stock, stock_gradients = run(Stock, folder, tmp_path, pairs, OBJECTIVES[objective])
+    shared, gradients = run(alignment.SharedTrainer, folder, tmp_path, pairs, OBJECTIVES[objective])
+    assert len(shared) == len(stock) == len(gradients) == 10
+    # Relative where the loss is large: IPO begins at 25, where float32 has steps of 2e-6.
+    assert ((shared["loss"] - stock["loss"]).abs() / stock["loss"].clip(lower=1)).max() < 1e-5
+    for ours, theirs in zip(gradients, stock_gradients, strict=True):
+        assert ours.keys() == theirs.keys()
+        assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-4
+    # The test would pass on zeros: training moved.
+    assert shared["rewards/margins"].iloc[-1] != 0
+    assert max(value.abs().max() for value in gradients[-1].values()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", [alignment.SharedTrainer, alignment.StockTrainer])
+@pytest.mark.parametrize("objective", ["sigmoid", "sigmoid+sft"])
+def test_dividing_a_step_changes_nothing(kind, objective, tmp_path):
+    folder = tiny_models.make(tmp_path / "model", "llama")
+    # 19 pairs: the last step is smaller than the others and divides unevenly.
+    pairs = make_pairs(10, "three_option")[:19]
+    whole, _ = run(kind, folder, tmp_path, pairs, OBJECTIVES[objective], 10**6)
+    parts, _ = run(kind, folder, tmp_path, pairs, OBJECTIVES[objective], 1)
+    whole, parts = map(alignment.training_log, [whole.to_dict("records"), parts.to_dict("records")])
+    pd.testing.assert_frame_equal(
+        whole.drop(columns="tokens"), parts.drop(columns="tokens"), rtol=1e-4, atol=1e-6
+    )
+    assert whole["pairs"].tolist() == [4, 4, 4, 4, 3]
+
+
+def test_a_tree_holds_each_beginning_once(tmp_path):
+    config = models.AutoModelForCausalLM.from_pretrained(tiny_models.make(tmp_path, "llama")).config
+    pairs = [
+        {"prompt_ids": [5, 6, 7], "chosen_ids": [1, 9], "rejected_ids": [2, 9]},
+        {"prompt_ids": [5, 6, 7], "chosen_ids": [1, 9], "rejected_ids": [3, 9]},
+    ]
+    batch = SharedPrefixCollator(config, pad_token_id=0)(pairs)
+    # Nodes: 5 6 7, then 1, 2 and 3 behind 7. The nines are predicted and predict nothing.
+    assert batch["tree"]["input_ids"].tolist() == [[5, 6, 7, 1, 2, 3]]
+    assert batch["tree"]["position_ids"].tolist() == [[0, 1, 2, 3, 3, 3]]
+    assert batch["tree"]["attention_mask"][0, 0, 4].tolist() == [True] * 3 + [False, True, False]
+    assert batch["input_ids"].tolist() == [[7, 1, 9], [7, 1, 9], [7, 2, 9], [7, 3, 9]]
+    assert batch["completion_mask"].tolist() == [[0, 1, 1]] * 4
+    assert batch["nodes"][:, :2].tolist() == [[2, 3], [2, 3], [2, 4], [2, 5]]
+
+
+def test_a_model_that_ignores_the_tree_is_found_out(folder, monkeypatch):
+    model = models.load(folder, dtype="float32", device="cpu")
+    rows = alignment.encode(
+        make_pairs(2, "three_option"), models.load_tokenizer(folder), max_length=1024
+    )
+    assert obstacle(model, rows) is None
+    forward = model.forward
+    monkeypatch.setattr(
+        model, "forward", lambda *args, attention_mask=None, **kwargs: forward(*args, **kwargs)
+    )
+    assert "differ" in obstacle(model, rows)

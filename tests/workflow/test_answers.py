@@ -1,0 +1,142 @@
+"""Answers made elsewhere enter at the tables: no model, no GPU, no training."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+
+
+def write_answers(items: pd.DataFrame, predicted, path: Path) -> str:
+    answers = items[["attribute", "example_id"]].assign(predicted_option=predicted)
+    answers.to_csv(path, index=False)
+    return str(path)
+
+
+@pytest.fixture
+def items(bbq_items):
+    return pd.concat([bbq_items("Gender_identity"), bbq_items("Religion")], ignore_index=True)
+
+
+def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_path):
+    biased = items["target"].fillna(items["gold"])
+    files = {
+        name: write_answers(items, predicted, tmp_path / f"{name}.csv")
+        for name, predicted in {
+            "perfect": items["gold"],
+            "biased": biased,
+            "unknown": items["unknown"],
+            "never": pd.Series(np.nan, items.index),
+        }.items()
+    }
+    changes = {
+        "same": ("biased", "biased"),
+        "cured": ("biased", "perfect"),
+        "muted": ("perfect", "never"),
+        "cautious": ("perfect", "unknown"),
+    }
+    workflow.configure(
+        {
+            "study": "oracles",
+            "bbq": {"type": "path", "path": str(published)},
+            "models": {
+                name: {"predictions": {"base": files[before], "gender/seed0": files[after]}}
+                for name, (before, after) in changes.items()
+            },
+            "alignments": {"gender": {"target": ["Gender_identity"]}},
+            "evaluation": {"attributes": ["Gender_identity", "Religion"]},
+            "statistics": {"resamples": 500},
+        }
+    )
+    assert set(workflow.planned()) == {
+        "fetch_bbq",
+        "prepare_items",
+        "build_pairs",
+        "compute_metrics",
+        "test_spillover",
+        "plot_accuracy_change",
+        "plot_bias_scores",
+    }
+    workflow.run()
+    results = workflow.folder / "results/oracles"
+
+    spillover = pd.read_csv(results / "spillover.tsv", sep="\t")
+    table = spillover.set_index(["model", "attribute", "context"])
+    same = table.loc["same"]
+    assert (same["delta_accuracy"] == 0).all()
+    assert (same["cluster_p"] == 1).all()
+    assert (same["mcnemar_p"] == 1).all()
+    assert (same["verdict"] == "equivalent").all()
+    assert table.loc[("cured", "Religion", "ambig"), "delta_accuracy"] == 1
+    # a model that never names anybody has no bias score, nor a change of it
+    assert table.loc[("cured", "Religion", "ambig"), "bias_base"] == 1
+    assert np.isnan(table.loc[("cured", "Religion", "ambig"), "delta_bias"])
+    assert (table.loc["cured"]["verdict"] == "improved").all()
+    assert (table.loc["muted"]["delta_accuracy"] == -1).all()
+    assert (table.loc["muted"]["verdict"] == "degraded").all()
+    assert table.loc[("cautious", "Religion", "ambig"), "verdict"] == "equivalent"
+    assert table.loc[("cautious", "Religion", "disambig"), "delta_accuracy"] == -1
+    # gender on held-out templates only, religion on all its items
+    assert table.loc[("same", "Religion", "ambig"), "n_items"] == 600
+    heldout = pd.read_parquet(results / "pairs/gender/heldout.parquet")
+    assert table.loc[("same", "Gender_identity", "ambig"), "n_items"] == len(heldout) / 2
+
+    metrics = pd.read_csv(results / "metrics.tsv", sep="\t").set_index(
+        ["model", "run", "attribute", "context", "label_type"]
+    )
+    aligned = "gender/seed0"
+    biased = metrics.loc[("cured", "base", "Religion", "ambig", "all")]
+    assert biased["bias_score"] == 1
+    never = metrics.loc[("muted", aligned, "Religion", "disambig", "all")]
+    assert never["unparsed_rate"] == 1
+    assert never["accuracy"] == 0
+    unknown = metrics.loc[("cautious", aligned, "Religion", "ambig", "all")]
+    assert unknown["accuracy"] == 1
+    assert np.isnan(unknown["bias_score"])
+
+
+def test_answers_that_lack_items_are_refused_with_counts(workflow, published, items, tmp_path):
+    file = write_answers(items.iloc[:-7], items["gold"].iloc[:-7], tmp_path / "short.csv")
+    workflow.configure(
+        {
+            "study": "short",
+            "bbq": {"type": "path", "path": str(published)},
+            "models": {"theirs": {"predictions": {"base": file}}},
+            "evaluation": {"attributes": ["Gender_identity", "Religion"]},
+        }
+    )
+    done = workflow.run(check=False)
+    assert done.returncode != 0
+    assert "expected an answer to each of 6872 items, 7 are missing" in done.stderr
+    assert not (workflow.folder / "results/short/metrics.tsv").exists()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the published predictions are not at hand")
+def test_published_predictions_give_the_reference_scores(workflow, published, tmp_path):
+    answers = pd.read_csv(SHARED / "unifiedqa_arc.csv.gz").rename(columns={"category": "attribute"})
+    answers.to_csv(tmp_path / "unifiedqa.csv", index=False)
+    reference = pd.read_csv(SHARED / "unifiedqa_arc_reference.csv")
+    workflow.configure(
+        {
+            "study": "golden",
+            "bbq": {"type": "path", "path": str(published)},
+            "models": {"unifiedqa": {"predictions": {"base": str(tmp_path / "unifiedqa.csv")}}},
+            "evaluation": {"attributes": sorted(reference["category"].unique())},
+        }
+    )
+    workflow.run()
+    metrics = pd.read_csv(workflow.folder / "results/golden/metrics.tsv", sep="\t")
+    joined = reference.merge(
+        metrics, left_on=["category", "context_condition"], right_on=["attribute", "context"]
+    )
+    assert len(joined) == 12
+    # The reference drops the one answer that maps to no option; here it is unparsed, and wrong.
+    whole = joined["n"] == joined["n_items"]
+    assert list(joined.loc[~whole, "category"]) == ["Age"]
+    assert joined.loc[~whole, "unparsed_rate"].item() == pytest.approx(1 / 1840)
+    accuracy = joined["accuracy_x"].where(whole, joined["accuracy_x"] * joined["n"] / 1840)
+    np.testing.assert_allclose(joined["accuracy_y"], accuracy, atol=1e-6)
+    score = joined["acc_scaled_bias_score"].where(whole, joined["bias_score_x"] * (1 - accuracy))
+    np.testing.assert_allclose(joined["bias_score_y"], score, atol=1e-6)

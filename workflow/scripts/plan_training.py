@@ -1,0 +1,27 @@
+"""Say before anything is spent what training will take: steps, tokens, GPU memory."""
+
+from pathlib import Path
+
+from spillover import plan
+from spillover.files import read_table, replacing, write_table
+from spillover.logs import log_to
+
+with log_to(snakemake.log[0]):
+    params = snakemake.params
+    pairs = {Path(path).parent.name: read_table(path) for path in snakemake.input.pairs}
+    jobs = [
+        {
+            "model": Path(folder).name,
+            "alignment": alignment,
+            "model_folder": folder,
+            "pairs": pairs[alignment],
+            **{key: params.alignments[alignment][key] for key in ("lora", "training")},
+            **{key: params.models[Path(folder).name][key] for key in ("quantization", "dtype")},
+        }
+        for folder in snakemake.input.models
+        for alignment in pairs
+    ]
+    table, text = plan.plan(jobs, params.gpu_memory)
+    write_table(table, snakemake.output.table)
+    with replacing(snakemake.output.text) as path:
+        path.write_text(text)

@@ -1,0 +1,85 @@
+"""The model card of an adapter: what it was made from, how, and how to load it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCardData
+
+TEXT = """\
+---
+{data}
+---
+
+# LoRA adapter, aligned by DPO for fairness on BBQ
+
+Made to measure *bias spillover*: whether aligning for fairness on one attribute changes
+fairness on others. It was trained on items of a benchmark; nothing is claimed about other
+uses. Items that training saw must not be used to evaluate it.
+
+```python
+from peft import AutoPeftModelForCausalLM
+
+model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
+```
+
+| | |
+|---|---|
+| base model | {base} |
+| revision | {revision} |
+| weights of the base in training | {quantization}, computed in {dtype} |
+| preference pairs | {n_pairs}, sha256 of their tokens `{pairs}` |
+| data | BBQ (Parrish et al. 2022), CC-BY-4.0 |
+| seed | {seed} |
+| licence | that of the base model |
+| results | {results} |
+
+The adapter's weights are float32.
+
+```yaml
+{settings}```
+"""
+
+
+def write(
+    folder: str | Path,
+    source: Mapping,
+    *,
+    settings: Mapping[str, Mapping],
+    quantization: str,
+    dtype: str,
+    n_pairs: int,
+    pairs_sha256: str,
+    seed: int,
+    results: str | None,
+) -> None:
+    """Write ``README.md`` beside an adapter.
+
+    Parameters
+    ----------
+    source : where the base is from, as recorded when it was fetched (``source.json``): of a
+        hub model ``repo`` and ``commit``; empty if nobody knows.
+    settings : ``objective``, ``lora`` and ``training``.
+    results : where the evaluation of this adapter is, if it is known.
+    """
+    names = ("repo", "requirement", "path")
+    base = next((str(source[name]) for name in names if name in source), "not recorded")
+    data = ModelCardData(
+        library_name="peft",
+        base_model=source.get("repo"),
+        tags=["dpo", "lora", "bbq", "fairness"],
+        pipeline_tag="text-generation",
+    )
+    text = TEXT.format(
+        data=data.to_yaml(),
+        base=f"{base} ({source['file']})" if "file" in source else base,
+        revision=source.get("commit") or source.get("sha256") or "not recorded",
+        quantization=quantization,
+        dtype=dtype,
+        n_pairs=n_pairs,
+        pairs=pairs_sha256,
+        seed=seed,
+        results=results or "not recorded",
+        settings=yaml.safe_dump({key: dict(value) for key, value in settings.items()}),
+    )
+    (Path(folder) / "README.md").write_text(text)

@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from spillover import bbq, engine, models, prompts, scoring  # noqa: E402
+from spillover import bbq, engine, models, prefix_tree, prompts, scoring  # noqa: E402
 
 
 def main() -> None:
@@ -298,7 +298,42 @@ def memory_peak() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-PARTS = {"given": given, "six": six, "cloze": cloze, "limit": limit, "memory": memory}
+def tokens(arguments, items, model, tokenizer) -> None:
+    """6: what sharing saves, counted on trees, before padding."""
+    items = sample(items, 10 * arguments.blocks)
+    blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
+    print(f"\ntokens of {len(items)} items")
+    modes = {orders: scoring.Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
+    modes["cloze, all unknowns"] = scoring.Cloze(tokenizer, unknowns="all")
+    for name, mode in modes.items():
+        # Eight batches, with one header, hold about as many blocks as an attribute has here.
+        plain = trees = shared = 0
+        for start in range(0, len(blocks), arguments.blocks):
+            by_block = [
+                list(dict.fromkeys(span.context for span in mode.requests(block)))
+                for block in blocks[start : start + arguments.blocks]
+            ]
+            every = [context for block in by_block for context in block]
+            header = len(prefix_tree.common_prefix(every, 10**6))
+            sizes = [len(prefix_tree.build(block)) for block in by_block]
+            plain += sum(map(len, every))
+            trees += sum(sizes)
+            shared += sum(sizes) - header * (len(sizes) - 1)
+        print(
+            f"  {name}: {plain / len(items):.0f} an item plain; {plain / trees:.2f} times fewer "
+            f"with a tree a block, {plain / shared:.2f} with a header as well",
+            flush=True,
+        )
+
+
+PARTS = {
+    "given": given,
+    "six": six,
+    "cloze": cloze,
+    "limit": limit,
+    "memory": memory,
+    "tokens": tokens,
+}
 
 if __name__ == "__main__":
     main()

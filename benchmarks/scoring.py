@@ -9,7 +9,6 @@ lm-eval is compared with if it is installed.
 
 import argparse
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from spillover import bbq, engine, models, prompts, scoring  # noqa: E402
+from spillover import bbq, engine, models, prefix_tree, prompts, scoring  # noqa: E402
 
 
 def main() -> None:
@@ -39,6 +38,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=18, help="of four items")
     parser.add_argument("--only", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--peak-memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-budget", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     logging.getLogger("spillover").setLevel(logging.WARNING)
@@ -126,6 +126,17 @@ def run_mode(mode, running: engine.Engine, items: pd.DataFrame) -> list:
     ]
 
 
+def tokens_of_passes(mode, running: engine.Engine, items: pd.DataFrame) -> int:
+    """Tokens that go through the model, padding included."""
+    seen: list[int] = []
+    hook = running.model.get_input_embeddings().register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0].numel())
+    )
+    run_mode(mode, running, items)
+    hook.remove()
+    return sum(seen)
+
+
 # ------------------------------------------------------------------ parts
 
 
@@ -145,6 +156,10 @@ def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> Non
         arguments.repetitions,
     )
     print(f"\nletter, {orders}, {len(items)} items; the best plain batches have {best} tokens")
+    tokens = [tokens_of_passes(mode, running, items) for running in (plain[best], shared)]
+    print(
+        f"tokens through the model: {tokens[0]} and {tokens[1]}, {tokens[0] / tokens[1]:.2f} times"
+    )
     show_ratio("shared prefixes against plain batches", seconds["plain"], seconds["shared"], target)
     one, other = run_mode(mode, plain[best], items), run_mode(mode, shared, items)
     worst = max(
@@ -199,31 +214,25 @@ def limit(arguments, items, model, tokenizer) -> None:
     mode = scoring.Letter(tokenizer, prompts.ORDERS["given"])
     items = sample(items, arguments.blocks)
     shared = engine.Engine(model)
-    seen = []
-    hook = model.get_input_embeddings().register_forward_hook(
-        lambda module, inputs, output: seen.append(inputs[0].numel())
-    )
-    run_mode(mode, shared, items)
-    hook.remove()
-    n_tokens = sum(seen)
+    n_tokens = tokens_of_passes(mode, shared, items)
     embedding = model.get_input_embeddings().weight
     body = sum(p.numel() for p in model.parameters()) - embedding.numel()
     if model.get_output_embeddings().weight is not embedding:
         body -= embedding.numel()
     n_read = 4 * items["block"].groupby(items["attribute"]).nunique().sum()
     work = 2.0 * (n_tokens * body + n_read * embedding.numel())
-    config = model.config
-    a = torch.randn(shared.budget, config.hidden_size, dtype=model.dtype)
-    b = torch.randn(config.intermediate_size, config.hidden_size, dtype=model.dtype)
-    n_products = 200
+    # As large a product as any in a small model's pass: the rate that the machine can reach.
+    size = 2048
+    a, b = (torch.randn(size, size, dtype=model.dtype) for _ in range(2))
+    n_products = 20
     seconds = alternate(
         {
-            "product": lambda: [torch.nn.functional.linear(a, b) for _ in range(n_products)],
+            "product": lambda: [a @ b for _ in range(n_products)],
             "scoring": lambda: run_mode(mode, shared, items),
         },
         arguments.repetitions,
     )
-    flops = 2.0 * a.shape[0] * a.shape[1] * b.shape[0] * n_products
+    flops = 2.0 * size**3 * n_products
     print(
         f"\nlimit: {n_tokens} tokens through the model, {work / 1e9:.0f} GFLOP of matrix products"
     )
@@ -255,10 +264,11 @@ def limit(arguments, items, model, tokenizer) -> None:
 
 
 def memory(arguments, items, model, tokenizer) -> None:
-    """5: memory at the peak for 1 and 8 times the items, and for twice the budget."""
-    print("\npeak memory of a scoring process, given order")
-    for factor in (1, 8):
-        command = [sys.executable, __file__, "--peak-memory-of", str(3 * factor)]
+    """5: memory at the peak for 1 and 8 times the items, and for 4 times the budget."""
+    print("\npeak memory, letter, one order")
+    for n_blocks, budget in ((9, 640), (72, 640), (24, 2560)):
+        command = [sys.executable, __file__, "--peak-memory-of", str(n_blocks)]
+        command += ["--memory-budget", str(budget)]
         for name in ("model", "items", "bbq", "dtype", "threads"):
             command += [f"--{name}", str(getattr(arguments, name))]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -266,16 +276,64 @@ def memory(arguments, items, model, tokenizer) -> None:
 
 
 def print_peak_memory(arguments, items) -> None:
+    """Peak of resident memory while scoring, above what the loaded model takes (Linux only)."""
     model = models.load(arguments.model, "none", arguments.dtype, "cpu")
     tokenizer = models.load_tokenizer(arguments.model)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scoring.score(items.iloc[:4], model, tokenizer)  # pages in weights and kernels
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory_peak()
     with tempfile.TemporaryDirectory() as folder:
-        scoring.score(items, model, tokenizer, tokens_per_batch=640, partial=folder)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"{len(items)} items: {after / 1024:.0f} MB, {(after - before) / 1024:.0f} in scoring")
+        scoring.score(
+            items, model, tokenizer, tokens_per_batch=arguments.memory_budget, partial=folder
+        )
+    print(
+        f"{len(items)} items, {arguments.memory_budget} tokens a batch: {before:.0f} MB with the "
+        f"model, {memory_peak() - before:.0f} MB more in scoring"
+    )
 
 
-PARTS = {"given": given, "six": six, "cloze": cloze, "limit": limit, "memory": memory}
+def memory_peak() -> float:
+    """Largest resident memory of this process so far, in MB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def tokens(arguments, items, model, tokenizer) -> None:
+    """6: what sharing saves, counted on trees, before padding."""
+    items = sample(items, 10 * arguments.blocks)
+    blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
+    print(f"\ntokens of {len(items)} items")
+    modes = {orders: scoring.Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
+    modes["cloze, all unknowns"] = scoring.Cloze(tokenizer, unknowns="all")
+    for name, mode in modes.items():
+        # Eight batches, with one header, hold about as many blocks as an attribute has here.
+        plain = trees = shared = 0
+        for start in range(0, len(blocks), arguments.blocks):
+            by_block = [
+                list(dict.fromkeys(span.context for span in mode.requests(block)))
+                for block in blocks[start : start + arguments.blocks]
+            ]
+            every = [context for block in by_block for context in block]
+            header = len(prefix_tree.common_prefix(every, 10**6))
+            sizes = [len(prefix_tree.build(block)) for block in by_block]
+            plain += sum(map(len, every))
+            trees += sum(sizes)
+            shared += sum(sizes) - header * (len(sizes) - 1)
+        print(
+            f"  {name}: {plain / len(items):.0f} an item plain; {plain / trees:.2f} times fewer "
+            f"with a tree a block, {plain / shared:.2f} with a header as well",
+            flush=True,
+        )
+
+
+PARTS = {
+    "given": given,
+    "six": six,
+    "cloze": cloze,
+    "limit": limit,
+    "memory": memory,
+    "tokens": tokens,
+}
 
 if __name__ == "__main__":
     main()

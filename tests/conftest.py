@@ -21,6 +21,12 @@ def pins():
 
 
 @pytest.fixture(scope="session")
+def nine_attributes(pins) -> list[str]:
+    """BBQ's attributes without the two intersectional sets."""
+    return [name for name in pins["attributes"] if not name.startswith("Race_x_")]
+
+
+@pytest.fixture(scope="session")
 def bbq_files(pins, tmp_path_factory) -> dict[str, bytes]:
     """Published files of BBQ: those that the workflow fetched, or else the pinned wheel's."""
     from spillover import bbq, downloads

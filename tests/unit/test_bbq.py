@@ -5,21 +5,9 @@ import pytest
 from spillover import bbq
 from spillover.errors import InputError
 
-NINE = [
-    "Age",
-    "Disability_status",
-    "Gender_identity",
-    "Nationality",
-    "Physical_appearance",
-    "Race_ethnicity",
-    "Religion",
-    "SES",
-    "Sexual_orientation",
-]
 
-
-def test_the_nine_attributes_have_the_published_counts(bbq_items):
-    items = pd.concat(map(bbq_items, NINE))
+def test_the_nine_attributes_have_the_published_counts(bbq_items, nine_attributes):
+    items = pd.concat(map(bbq_items, nine_attributes))
     assert len(items) == 31372
     assert items["item_id"].is_unique
     assert items["template"].nunique() == 275
@@ -136,15 +124,29 @@ def test_held_out_templates_share_no_template_with_training(bbq_items):
     assert set(heldout["label_type"]) == {"label", "name"}
 
 
-@pytest.mark.parametrize("share", [0.001, 0.999])
-@pytest.mark.parametrize("by", ["template", "item"])
+@pytest.mark.parametrize(
+    ("by", "share"), [("template", 0.001), ("template", 0.999), ("item", 0.001), ("item", 1.0)]
+)
 def test_a_share_that_leaves_no_items_is_refused(bbq_items, by, share):
-    items = bbq.spread_blocks(bbq_items("Religion"), 25)
-    items = items[items["template"].isin(items["template"].unique()[:3])].head(12)
-    if by == "item" and share == 0.999:
-        share = 1.0
+    items = bbq_items("Religion").groupby("template").head(4).head(12)
     with pytest.raises(InputError, match=r"split\.heldout"):
         bbq.split_heldout(items, by, share, 0)
+
+
+def test_each_targeted_attribute_needs_items_on_both_sides(bbq_items):
+    # one template of Age is none to hold out, however many Religion has
+    age = bbq_items("Age")
+    items = pd.concat([age[age["template"] == age["template"].iloc[0]], bbq_items("Religion")])
+    with pytest.raises(InputError, match=r"split\.heldout: .* of Age"):
+        bbq.split_heldout(items, "template", 0.2, 0)
+
+
+def test_blocks_of_two_attributes_with_one_number_are_two_blocks(bbq_items):
+    items = pd.concat([bbq_items("Age"), bbq_items("Religion")], ignore_index=True)
+    sample = bbq.spread_blocks(items, 60)
+    assert len(sample) == 240
+    assert sample.groupby(["attribute", "block"]).size().eq(4).all()
+    assert sample["template"].nunique() == 50
 
 
 def test_targeted_attributes_are_evaluated_on_held_out_items_only(bbq_items):

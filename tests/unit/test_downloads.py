@@ -145,5 +145,5 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_wheel_with_another_hash_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"iniconfig==2\.3\.1: pip could not download it"):
+    with pytest.raises(InputError, match="has another hash than the pinned one"):
         downloads.download_wheel("iniconfig==2.3.1", "0" * 64, tmp_path)

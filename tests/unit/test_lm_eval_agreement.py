@@ -18,17 +18,6 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed"
 )
 
-ATTRIBUTES = [
-    "Age",
-    "Disability_status",
-    "Gender_identity",
-    "Nationality",
-    "Physical_appearance",
-    "Race_ethnicity",
-    "Religion",
-    "SES",
-    "Sexual_orientation",
-]
 FETCHED = Path(__file__).parents[2] / "resources" / "models" / "smollm2-135m"
 
 
@@ -40,9 +29,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def items(bbq_items):
+def items(bbq_items, nine_attributes):
     """Six blocks of each of the nine attributes: 216 items."""
-    return pd.concat([spread_blocks(bbq_items(name), 6) for name in ATTRIBUTES])
+    return pd.concat([spread_blocks(bbq_items(name), 6) for name in nine_attributes])
 
 
 def lm_eval_choices(folder, items):

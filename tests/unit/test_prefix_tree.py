@@ -39,16 +39,6 @@ def test_a_node_attends_to_itself_and_its_ancestors_only():
             assert set(np.flatnonzero(mask[node])) == set(path[: i + 1])
 
 
-def test_packed_trees_do_not_see_each_other():
-    one, two = prefix_tree.build(SEQUENCES[:3]), prefix_tree.build(SEQUENCES[3:])
-    packed = prefix_tree.pack([one, two])
-    mask = packed.attention_mask()
-    assert not mask[: len(one), len(one) :].any()
-    assert not mask[len(one) :, : len(one)].any()
-    for path, sequence in zip(packed.paths, SEQUENCES, strict=True):
-        assert tuple(packed.tokens[path]) == sequence
-
-
 def test_batches_keep_the_budget_and_every_index():
     sizes = [3, 4, 9, 1, 1, 5]
     found = list(prefix_tree.batches(sizes, 7))
@@ -70,11 +60,11 @@ def test_common_prefix(sequences, limit, common):
     assert prefix_tree.common_prefix(sequences, limit) == common
 
 
-def test_a_packed_row_gives_the_logits_of_plain_passes(model):
-    trees = [prefix_tree.build(SEQUENCES[:3]), prefix_tree.build(SEQUENCES[3:])]
-    packed = prefix_tree.pack(trees)
+def test_a_row_of_trees_gives_the_logits_of_plain_passes(model):
+    tree = prefix_tree.build(SEQUENCES)
+    assert (tree.parents < 0).sum() == 2
     with torch.inference_mode():
-        logits = prefix_tree.logits_at(model, packed, np.array([p[-1] for p in packed.paths]))
+        logits = prefix_tree.logits_at(model, tree, np.array([p[-1] for p in tree.paths]))
     for found, sequence in zip(logits, SEQUENCES, strict=True):
         assert torch.allclose(found, plain_logits(model, sequence)[-1], atol=1e-4)
 

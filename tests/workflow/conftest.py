@@ -69,7 +69,8 @@ class Workflow:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """Number of jobs that would run, by rule."""
-        text = self.run("-n", *arguments).stdout + self.run("-n", *arguments).stderr
+        done = self.run("-n", *arguments)
+        text = done.stdout + done.stderr
         table = re.search(r"Job stats:\njob +count\n[- ]+\n(.*?)\n\n", text, re.DOTALL)
         if table is None:
             assert "Nothing to be done" in text, text

@@ -224,15 +224,17 @@ def spread_blocks(items: pd.DataFrame, n_blocks: int | None, seed: int = 0) -> p
     Samples are nested: a larger one contains the smaller, so enlarging a study keeps what it
     had. ``None``, or more blocks than there are, gives every item. The order of rows is kept.
     """
-    blocks = items[["block", "template"]].drop_duplicates("block").reset_index(drop=True)
+    # a block's number is its attribute's own
+    key = ["attribute", "block"]
+    blocks = items[[*key, "template"]].drop_duplicates(key).reset_index(drop=True)
     if n_blocks is None or n_blocks >= len(blocks):
         return items
     rng = np.random.default_rng(seed)
     blocks = blocks.iloc[rng.permutation(len(blocks))]
     # first each template's first block, then each one's second, …
     turn = blocks.groupby("template", sort=False).cumcount()
-    chosen = blocks["block"].iloc[np.argsort(turn.to_numpy(), kind="stable")[:n_blocks]]
-    return items[items["block"].isin(chosen)]
+    chosen = blocks.iloc[np.argsort(turn.to_numpy(), kind="stable")[:n_blocks]]
+    return items[pd.MultiIndex.from_frame(items[key]).isin(pd.MultiIndex.from_frame(chosen[key]))]
 
 
 def exclude_groups(items: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
@@ -248,15 +250,15 @@ def split_heldout(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Training and held-out items, disjoint by whole templates or by item.
 
-    ``template`` holds out int(heldout x templates) templates of each attribute and label type
-    (labels and names alike), at least one of each attribute; ``item`` holds out
-    int(heldout x items) items, as the paper does: its held-out items share their templates,
-    and most of their words, with training.
+    ``template`` holds out that share of the templates of each attribute and label type (labels
+    and names alike), to the nearest whole number; ``item`` holds out int(heldout x items)
+    items, as the paper does: its held-out items share their templates, and most of their
+    words, with training.
 
     Raises
     ------
     InputError
-        If either side would be left without items.
+        If either side would be left without items of an attribute.
     """
     rng = np.random.default_rng(seed)
     if by == "item":
@@ -269,11 +271,12 @@ def split_heldout(
             n = int(heldout * len(templates) + 0.5)
             chosen.extend(rng.permutation(templates)[:n])
         held = items["template"].isin(chosen)
-    if held.all() or not held.any():
-        raise InputError(
-            f"split.heldout: {heldout} of {len(items)} items by {by} leaves "
-            f"{(~held).sum()} to train on and {held.sum()} held out; both need at least one"
-        )
+    for attribute, side in held.groupby(items["attribute"]):
+        if side.all() or not side.any():
+            raise InputError(
+                f"split.heldout: {heldout} of {len(side)} items of {attribute} by {by} leaves "
+                f"{(~side).sum()} to train on and {side.sum()} held out; both need at least one"
+            )
     return items[~held], items[held]
 
 

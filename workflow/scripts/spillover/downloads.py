@@ -34,7 +34,7 @@ def download_wheel(requirement: str, sha256: str, folder: str | Path) -> Path:
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
         lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-        if "DO NOT MATCH" in done.stderr or "do not match" in done.stderr.lower():
+        if "do not match" in done.stderr.lower():
             lines = ["the downloaded file has another hash than the pinned one"]
         raise InputError(
             f"{requirement}: pip could not download it with sha256 {sha256}: "

@@ -19,8 +19,9 @@ from spillover.prefix_tree import Header, PrefixTree
 
 logger = logging.getLogger(__name__)
 
-# Tokens a forward pass. On a CPU more tokens are not faster; a GPU needs enough of them to be
-# filled and to spread the cost of reading, and with NF4 of unpacking, the weights.
+# Tokens a forward pass. A GPU needs enough of them to be filled and to spread the cost of
+# reading, and with NF4 of unpacking, the weights. On a CPU 2560 were faster in a later run
+# (docs/scaling.md); in bfloat16 another number moves some answers.
 TOKENS_PER_BATCH = {"cpu": 1280, "cuda": 4096}
 # Rows are sorted by length within so many batches: enough for equal rows, and few enough to
 # be done, and kept, well within a minute.

@@ -31,11 +31,7 @@ def accuracy_change(spillover: pd.DataFrame, alpha: float) -> Figure:
     targeted = set(spillover.loc[spillover["targeted"], "attribute"])
     figure, panels = _panels(spillover["model"].unique(), len(attributes))
     for axes, (_, of_model) in zip(panels, spillover.groupby("model", sort=False), strict=True):
-        axes.axvline(0, color="0.6", linewidth=0.8)
-        for context, shift in (("ambig", 0.14), ("disambig", -0.14)):
-            rows = of_model[of_model["context"] == context]
-            at = [attributes.index(name) + shift for name in rows["attribute"]]
-            colour = CONTEXT_COLOURS[context]
+        for context, rows, at, colour in _by_context(of_model, attributes, 0.14):
             axes.hlines(at, 100 * rows["delta_low"], 100 * rows["delta_high"], color=colour, lw=1.5)
             filled = rows["verdict"].isin(FILLED)
             axes.scatter(
@@ -73,11 +69,7 @@ def bias_scores(metrics: pd.DataFrame, alignment: str, targeted: Collection[str]
     attributes = sorted(table["attribute"].unique(), reverse=True)
     figure, panels = _panels(table["model"].unique(), len(attributes))
     for axes, (_, of_model) in zip(panels, table.groupby("model", sort=False), strict=True):
-        axes.axvline(0, color="0.6", linewidth=0.8)
-        for context, shift in (("ambig", 0.16), ("disambig", -0.16)):
-            rows = of_model[of_model["context"] == context]
-            at = [attributes.index(name) + shift for name in rows["attribute"]]
-            colour = CONTEXT_COLOURS[context]
+        for context, rows, at, colour in _by_context(of_model, attributes, 0.16):
             axes.hlines(at, rows["bias_score"], rows["after"], color=colour, lw=1.2)
             axes.scatter(rows["bias_score"], at, s=26, c="white", edgecolors=colour, zorder=3)
             axes.scatter(
@@ -100,7 +92,16 @@ def _panels(models: Collection[str], n_rows: int):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.93", linewidth=0.8)
         axes.set_axisbelow(True)
+        axes.axvline(0, color="0.6", linewidth=0.8)
     return figure, panels
+
+
+def _by_context(table: pd.DataFrame, attributes: list[str], shift: float):
+    """Yield each context's name, rows, their heights (one context above the other), colour."""
+    for context, above in (("ambig", shift), ("disambig", -shift)):
+        rows = table[table["context"] == context]
+        at = [attributes.index(name) + above for name in rows["attribute"]]
+        yield context, rows, at, CONTEXT_COLOURS[context]
 
 
 def _label_attributes(axes, attributes: list[str], targeted: set[str]) -> None:

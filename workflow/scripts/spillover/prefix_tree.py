@@ -3,9 +3,9 @@
 A causal model's state at a token depends on the tokens before it alone. Sequences that begin
 alike can therefore share that beginning: as a tree whose nodes are tokens, flattened into one
 row, in which a token attends to its ancestors (a mask) and stands at its depth (its position).
-Several trees are packed into one row that way; they do not see each other. Where gradients
-are not needed, trees can instead stand in rows of a batch, behind the states of a header that
-they all begin with: attention is then only paid for within a tree.
+Sequences that begin otherwise are trees of their own in that row; they do not see each other.
+Where gradients are not needed, trees can instead stand in rows of a batch, behind the states of
+a header that they all begin with: attention is then only paid for within a tree.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -79,26 +79,6 @@ def build(sequences: Iterable[Sequence[int]]) -> PrefixTree:
             parent = node
         paths.append(np.array(path, dtype=np.int64))
     return PrefixTree(np.array(tokens), np.array(parents), np.array(positions), paths)
-
-
-def pack(trees: Sequence[PrefixTree]) -> PrefixTree:
-    """One row of several trees, their paths one after another."""
-    offsets = np.cumsum([0, *(len(tree) for tree in trees)])
-    return PrefixTree(
-        np.concatenate([tree.tokens for tree in trees]),
-        np.concatenate(
-            [
-                np.where(tree.parents < 0, -1, tree.parents + offset)
-                for tree, offset in zip(trees, offsets, strict=False)
-            ]
-        ),
-        np.concatenate([tree.positions for tree in trees]),
-        [
-            path + offset
-            for tree, offset in zip(trees, offsets, strict=False)
-            for path in tree.paths
-        ],
-    )
 
 
 def batches(sizes: Sequence[int], budget: int) -> Iterator[list[int]]:

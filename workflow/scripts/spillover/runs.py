@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from spillover import answers, outcomes
+from spillover import answers
 from spillover.bbq import evaluated_items
 from spillover.errors import InputError
 from spillover.files import read_table
@@ -22,9 +22,7 @@ def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> 
     """
     if str(files[0]).endswith(".parquet"):
         return pd.concat(map(read_table, files), ignore_index=True)
-    predictions = answers.read(files[0], items, required=asked)
-    predicted = predictions["predicted"]
-    return predictions.assign(outcome=outcomes.label_outcomes(asked, predicted).to_numpy())
+    return answers.read(files[0], items, required=asked)
 
 
 def asked_items(

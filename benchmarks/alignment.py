@@ -17,7 +17,8 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path.insert(0, str(REPOSITORY / "workflow" / "scripts"))
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(REPOSITORY / "workflow" / "scripts")
 
 
 def measure(options: argparse.Namespace, kind: str) -> dict:

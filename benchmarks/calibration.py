@@ -22,9 +22,10 @@ import pandas as pd
 from scipy import stats
 from scipy.special import expit, ndtr
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
-from spillover import outcomes
-from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+from spillover import outcomes  # noqa: E402
+from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p  # noqa: E402
 
 TARGETED = "Gender_identity"
 ACCURACY = {"ambig": 0.42, "disambig": 0.89}  # mean over templates, UnifiedQA-11B

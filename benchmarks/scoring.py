@@ -22,7 +22,8 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(ROOT / "workflow" / "scripts")
 
 from spillover import bbq, engine, models, prefix_tree, prompts, scoring  # noqa: E402
 

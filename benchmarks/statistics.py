@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
-from spillover import outcomes, statistics
-from spillover.clustered import clustered_mean, sign_flip_p
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+from spillover import outcomes, statistics  # noqa: E402
+from spillover.clustered import clustered_mean, sign_flip_p  # noqa: E402
 
 SETTINGS = {
     "alpha": 0.05,

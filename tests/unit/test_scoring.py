@@ -1,12 +1,16 @@
 """Scores over shared prefixes are those of plain, unbatched passes; jobs resume; oracles score."""
 
+import json
+import multiprocessing
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 import tiny_models
 import torch
-from spillover import engine, models, prompts, scored_blocks, scoring
-from spillover.bbq import UNKNOWN_PHRASES
+from spillover import engine, models, outcomes, prompts, scored_blocks, scoring, statistics
+from spillover.bbq import UNKNOWN_PHRASES, spread_blocks
 from spillover.engine import Engine, Span
 from spillover.errors import InputError
 
@@ -43,9 +47,12 @@ def make_items(n_blocks: int = 3) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "qwen2"])
+@pytest.fixture(scope="module", params=["llama", "mistral", "qwen2", "smollm2"])
 def loaded(request, tmp_path_factory):
-    folder = tiny_models.make(tmp_path_factory.mktemp("model"), request.param)
+    if request.param == "smollm2":
+        folder = request.getfixturevalue("smollm2")
+    else:
+        folder = tiny_models.make(tmp_path_factory.mktemp("model"), request.param)
     return models.load(folder, "none", "float32", "cpu"), models.load_tokenizer(folder)
 
 
@@ -53,6 +60,11 @@ def loaded(request, tmp_path_factory):
 def llama(tmp_path_factory):
     folder = tiny_models.make(tmp_path_factory.mktemp("model"), "llama")
     return models.load(folder, "none", "float32", "cpu"), models.load_tokenizer(folder)
+
+
+def items_for(model) -> pd.DataFrame:
+    """One block for a real model, whose plain passes take their time; three for a tiny one."""
+    return make_items(3 if model.config.vocab_size < 10_000 else 1)
 
 
 def plain_logp(model, tokens):
@@ -76,7 +88,7 @@ LOGP = ["logp_0", "logp_1", "logp_2"]
 @pytest.mark.parametrize("orders", ["given", "cyclic", "all"])
 def test_letters_score_as_in_plain_passes(loaded, orders):
     model, tokenizer = loaded
-    items = make_items()
+    items = items_for(model)
     table = scoring.score(items, model, tokenizer, scoring="letter", option_orders=orders)
     assert list(zip(table["item_id"], table["order"], strict=True)) == [
         (item, order) for item in items["item_id"] for order in prompts.ORDERS[orders]
@@ -100,7 +112,7 @@ def test_letters_score_as_in_plain_passes(loaded, orders):
 @pytest.mark.parametrize("decide_by", ["sum", "per_token", "unconditional"])
 def test_cloze_answers_score_as_in_plain_passes(loaded, decide_by):
     model, tokenizer = loaded
-    items = make_items()
+    items = items_for(model)
     table = scoring.score(items, model, tokenizer, scoring="cloze", cloze={"decide_by": decide_by})
     assert list(table["item_id"]) == list(items["item_id"])
     assert set(table["order"]) == {"012"}
@@ -142,7 +154,7 @@ def test_all_unknown_phrases_stand_for_the_unknown_option(llama):
 
 def test_generated_text_is_that_of_plain_greedy_steps(loaded):
     model, tokenizer = loaded
-    items = make_items()
+    items = items_for(model)
     # What a model's folder suggests must not matter.
     model.generation_config.repetition_penalty = 5.0
     model.generation_config.do_sample = True
@@ -339,6 +351,37 @@ def test_a_killed_job_goes_on_and_ends_with_the_same_bits(llama, tmp_path, monke
     pd.testing.assert_frame_equal(again, expected, check_exact=True)
 
 
+def score_in_a_process(folder, partial):
+    torch.set_num_threads(1)
+    model, tokenizer = models.load(folder, "none", "float32", "cpu"), models.load_tokenizer(folder)
+    scoring.score(make_items(100), model, tokenizer, partial=partial, **SMALL)
+
+
+def test_a_job_killed_by_a_signal_loses_little_and_ends_with_the_same_bits(tmp_path, tiny_folder):
+    folder = tiny_folder("llama")
+    process = multiprocessing.get_context("spawn").Process(
+        target=score_in_a_process, args=(folder, tmp_path / "partial")
+    )
+    process.start()
+    file = tmp_path / "partial" / "blocks.jsonl"
+    deadline = time.monotonic() + 120
+    while not (file.exists() and file.read_bytes().count(b"\n") > 10):
+        assert process.is_alive()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.join()
+    kept = file.read_bytes().count(b"\n") - 1
+    assert 10 <= kept < 100  # it was killed under way
+    loaded = models.load(folder, "none", "float32", "cpu"), models.load_tokenizer(folder)
+    undisturbed = scoring.score(make_items(100), *loaded, **SMALL)
+    found = scoring.score(make_items(100), *loaded, partial=tmp_path / "partial", **SMALL)
+    pd.testing.assert_frame_equal(found, undisturbed, check_exact=True)
+    # What was kept was used, and not made anew: its lines are the first in the file still.
+    lines = file.read_bytes().splitlines()
+    assert len({json.loads(line)["block"] for line in lines[1:]}) == len(lines) - 1 == 100
+
+
 @pytest.mark.parametrize("mode", ["letter", "cloze", "generate"])
 def test_picked_up_rows_equal_computed_ones(llama, tmp_path, mode):
     settings = {"scoring": mode, "partial": tmp_path, "generate": {"max_new_tokens": 3}}
@@ -433,3 +476,84 @@ def test_an_oracle_is_read_exactly_in_generated_text(llama, form, wanted):
     assert [row["predicted"] for row in rows] == expected
     silent = mode.rows(items, ["I'd rather not say."] * len(responses))
     assert {row["predicted"] for row in silent} == {None}
+
+
+class Oracle:
+    """Stands for the model: reads each prompt, and answers what it always answers.
+
+    Everything else is the real path: prompts, tokens, blocks, rows, table.
+    """
+
+    def __init__(self, tokenizer, items, option_of, form):
+        self.tokenizer = tokenizer
+        self.prompts = {}
+        self.answers = {}
+        for item in items.to_dict("records"):
+            wanted = option_of(item)
+            for order in prompts.ORDERS["all"]:
+                chat = prompts.multiple_choice(item, order)
+                text = form.format(
+                    letter=prompts.letter_of(wanted, order), text=item["options"][wanted]
+                )
+                self.prompts[tuple(models.encode_chat(tokenizer, chat))] = text
+            for text, option in prompts.cloze_candidates(item, "all"):
+                self.answers[f"{prompts.cloze(item)} {text}"] = option == wanted
+
+    def log_probabilities(self, engine, blocks):
+        return [np.array([self.likelihood(span) for span in block]) for block in blocks]
+
+    def likelihood(self, span):
+        if span.context in self.prompts:
+            letter = self.tokenizer.decode(span.tokens[-1:])
+            return np.log(0.8 if self.prompts[span.context] == letter else 0.1)
+        text = self.tokenizer.decode(span.tokens)
+        if text.startswith("A:"):
+            return -9.0
+        # By the token, so that the same answer wins whichever score decides.
+        return len(span) * (-0.01 if self.answers[text] else -5.0)
+
+    def generate(self, engine, sequences, max_new_tokens, stop):
+        return [self.tokenizer.encode(self.prompts[tuple(tokens)]) for tokens in sequences]
+
+
+@pytest.mark.parametrize("attribute", ["Age", "Religion"])
+@pytest.mark.parametrize(
+    ("settings", "form"),
+    [
+        ({"scoring": "letter", "option_orders": "all"}, "{letter}"),
+        ({"scoring": "cloze"}, "{text}"),
+        ({"scoring": "cloze", "cloze": {"unknowns": "all", "decide_by": "per_token"}}, "{text}"),
+        ({"scoring": "generate", "option_orders": "cyclic"}, "The answer is ({letter}) {text}."),
+        ({"scoring": "generate", "option_orders": "cyclic"}, "{text}"),
+    ],
+)
+def test_an_oracle_has_exact_scores_whatever_the_mode(
+    llama, bbq_items, monkeypatch, attribute, settings, form
+):
+    items = spread_blocks(bbq_items(attribute), 6)
+    items = items[items["target"].notna()]
+    expected = {  # accuracy and bias score, ambiguous and disambiguated
+        "target": [(0.0, 1.0), (None, 1.0)],
+        "unknown": [(1.0, None), (0.0, None)],
+        "correct": [(1.0, None), (1.0, None)],
+    }
+    for wanted, scores in expected.items():
+        oracle = Oracle(llama[1], items, WANTED[wanted], form)
+        for name in ("log_probabilities", "generate"):
+            method = getattr(oracle, name)
+            monkeypatch.setattr(engine.Engine, name, lambda *a, method=method: method(*a))
+        table = scoring.score(items, *llama, **settings)
+        outcome = outcomes.label_predictions(items, table)
+        always = {"target": "target", "unknown": "unknown"}
+        assert wanted not in always or set(outcome) == {always[wanted]}
+        metrics = statistics.metrics(items, table)
+        metrics = metrics[metrics["label_type"] == "all"].set_index("context")
+        for context, (accuracy, bias) in zip(("ambig", "disambig"), scores, strict=True):
+            row = metrics.loc[context]
+            assert row["unparsed_rate"] == 0
+            if accuracy is not None:
+                assert row["accuracy"] == accuracy
+            if bias is not None:
+                assert row["bias_score"] == bias
+            elif wanted == "unknown" or context == "ambig":
+                assert np.isnan(row["bias_score"])

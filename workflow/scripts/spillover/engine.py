@@ -19,13 +19,12 @@ from spillover.prefix_tree import Header, PrefixTree
 
 logger = logging.getLogger(__name__)
 
-# Tokens a forward pass. A GPU needs enough of them to be filled and to spread the cost of
-# reading, and with NF4 of unpacking, the weights. On a CPU 2560 were faster in a later run
-# (docs/scaling.md); in bfloat16 another number moves some answers.
-TOKENS_PER_BATCH = {"cpu": 1280, "cuda": 4096}
+# Tokens a forward pass: enough to fill the machine and to spread the cost of reading, and with
+# NF4 of unpacking, the weights. The CPU's was measured (docs/scaling.md).
+TOKENS_PER_BATCH = {"cpu": 2560, "cuda": 4096}
 # Rows are sorted by length within so many batches: enough for equal rows, and few enough to
 # be done, and kept, well within a minute.
-BATCHES_PER_CHUNK = 8
+BATCHES_PER_CHUNK = 4
 # Rows of logits turned to float32 at once: bounds memory for large vocabularies.
 LOGITS_AT_ONCE = 256
 
@@ -146,7 +145,7 @@ class Engine:
         def run(batch: list[Row]) -> list[np.ndarray]:
             return self._forward(batch, share, header)
 
-        for row, found in self._in_batches(run, rows, len):
+        for row, found in self._in_batches(run, rows, _width):
             values[[number for number, _ in row.spans]] = found
         if not np.isfinite(values).all():
             raise InputError(
@@ -282,7 +281,7 @@ class Engine:
         halves = row.halves() if isinstance(row, Row) else []
         if not halves:
             raise InputError(f"out of memory with a single sequence: {reason}")
-        parts = [found for half in halves for _, found in self._in_batches(run, [half], len)]
+        parts = [found for half in halves for _, found in self._in_batches(run, [half], _width)]
         return [np.concatenate(parts)]
 
 
@@ -342,6 +341,10 @@ def _log_probabilities(logits: torch.Tensor, rows: np.ndarray, tokens: np.ndarra
     rows = torch.from_numpy(rows).to(logits.device)
     tokens = torch.from_numpy(tokens).to(logits.device)
     return logits[rows, tokens].float() - normalizers[rows]
+
+
+def _width(row: Row) -> int:
+    return prefix_tree.padded(len(row))
 
 
 def _starts(lengths: Iterable[int]) -> np.ndarray:

@@ -16,6 +16,10 @@ import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedConfig
 
+# Rows are padded to a multiple of this. Matrix libraries prepare and keep a kernel for every
+# shape they meet: with few shapes they are faster, and memory does not grow from batch to batch.
+WIDTH_MULTIPLE = 8
+
 
 @dataclass(frozen=True)
 class PrefixTree:
@@ -179,6 +183,11 @@ def read_header(model: torch.nn.Module, tokens: Sequence[int]) -> Header | None:
     return Header(tuple(tokens), [(layer.keys, layer.values) for layer in cache.layers])
 
 
+def padded(length: int) -> int:
+    """Width of a batch whose longest row has ``length`` tokens."""
+    return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+
+
 def logits_of_rows(
     model: torch.nn.Module,
     trees: Sequence[PrefixTree],
@@ -193,7 +202,7 @@ def logits_of_rows(
     nodes : for each tree, the distinct nodes to read.
     """
     behind = len(header) if header else 0
-    shape = (len(trees), max(map(len, trees)))
+    shape = (len(trees), padded(max(map(len, trees))))
     tokens = np.zeros(shape, dtype=np.int64)
     positions = np.zeros(shape, dtype=np.int64)
     mask = np.zeros((shape[0], 1, shape[1], behind + shape[1]), dtype=bool)
@@ -237,7 +246,7 @@ def logits_of_sequences(
     One pass over a right-padded batch. It needs no mask, since no token of a causal model
     sees the padding behind it: attention takes its fastest way.
     """
-    shape = (len(sequences), max(map(len, sequences)))
+    shape = (len(sequences), padded(max(map(len, sequences))))
     tokens = np.zeros(shape, dtype=np.int64)
     for row, sequence in enumerate(sequences):
         tokens[row, : len(sequence)] = sequence

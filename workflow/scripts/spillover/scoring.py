@@ -255,6 +255,9 @@ class Cloze:
     decide_by : ``sum``: log p(answer | question). ``per_token``: the same over the answer's
         number of tokens. ``unconditional``: the same minus log p(answer | "A:"), after Brown
         et al. (2020, section 2.4). All three are recorded.
+
+    ``option_mass`` is the sum of the candidates' probabilities. Where one candidate begins
+    another, as some phrases for *unknown* do, the longer one's is counted in both.
     """
 
     columns = (

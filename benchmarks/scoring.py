@@ -97,13 +97,14 @@ def alternate(variants: dict[str, Callable[[], object]], repetitions: int) -> di
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-def show_ratio(title: str, slow: np.ndarray, fast: np.ndarray, target: float) -> None:
+def show_ratio(title: str, slow: np.ndarray, fast: np.ndarray, target: float = 0) -> None:
     ratios = slow / fast
     texts = (
         f"{kind} {np.median(r):.2f} ({r.min():.2f} to {r.max():.2f})"
         for kind, r in zip(("wall-clock", "processor"), ratios.T, strict=True)
     )
-    print(f"{title}: {', '.join(texts)} times as fast; at least {target} was asked for", flush=True)
+    asked = f"; at least {target} was asked for" if target else ""
+    print(f"{title}: {', '.join(texts)} times as fast{asked}", flush=True)
 
 
 class WithoutTrees(engine.Engine):
@@ -112,6 +113,12 @@ class WithoutTrees(engine.Engine):
     def __init__(self, model, tokens_per_batch):
         super().__init__(model, tokens_per_batch)
         self.takes_trees = False
+
+
+def best_plain(model, mode, items: pd.DataFrame) -> WithoutTrees:
+    """The plain path with the batches that are the fastest here."""
+    plain = [WithoutTrees(model, n) for n in (640, 1280, 2560)]
+    return min(plain, key=lambda p: alternate({"": lambda: run_mode(mode, p, items)}, 1)[""][0, 1])
 
 
 def run_mode(mode, running: engine.Engine, items: pd.DataFrame) -> list:
@@ -144,25 +151,24 @@ def tokens_of_passes(mode, running: engine.Engine, items: pd.DataFrame) -> int:
 def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> None:
     mode = scoring.Letter(tokenizer, prompts.ORDERS[orders])
     items = sample(items, n_blocks)
-    plain = {n: WithoutTrees(model, n) for n in (640, 1280, 2560)}
-    best = min(
-        plain, key=lambda n: alternate({"": lambda: run_mode(mode, plain[n], items)}, 1)[""][0, 1]
-    )
+    plain = best_plain(model, mode, items)
     shared = engine.Engine(model)
     seconds = alternate(
         {
-            "plain": lambda: run_mode(mode, plain[best], items),
+            "plain": lambda: run_mode(mode, plain, items),
             "shared": lambda: run_mode(mode, shared, items),
         },
         arguments.repetitions,
     )
-    print(f"\nletter, {orders}, {len(items)} items; the best plain batches have {best} tokens")
-    tokens = [tokens_of_passes(mode, running, items) for running in (plain[best], shared)]
+    print(
+        f"\nletter, {orders}, {len(items)} items; the best plain batches have {plain.budget} tokens"
+    )
+    tokens = [tokens_of_passes(mode, running, items) for running in (plain, shared)]
     print(
         f"tokens through the model: {tokens[0]} and {tokens[1]}, {tokens[0] / tokens[1]:.2f} times"
     )
     show_ratio("shared prefixes against plain batches", seconds["plain"], seconds["shared"], target)
-    one, other = run_mode(mode, plain[best], items), run_mode(mode, shared, items)
+    one, other = run_mode(mode, plain, items), run_mode(mode, shared, items)
     worst = max(
         abs(a[f"logp_{i}"] - b[f"logp_{i}"])
         for a, b in zip(one, other, strict=True)
@@ -327,6 +333,32 @@ def tokens(arguments, items, model, tokenizer) -> None:
         )
 
 
+def texts(arguments, items, model, tokenizer, orders, n_blocks) -> None:
+    mode = scoring.Generate(tokenizer, prompts.ORDERS[orders])
+    items = sample(items, n_blocks)
+    plain, shared = best_plain(model, mode, items), engine.Engine(model)
+    seconds = alternate(
+        {
+            "plain": lambda: run_mode(mode, plain, items),
+            "shared": lambda: run_mode(mode, shared, items),
+        },
+        arguments.repetitions,
+    )
+    print(f"\ngenerate, {orders}, {len(items)} items; plain batches have {plain.budget} tokens")
+    n_tokens = [tokens_of_passes(mode, running, items) for running in (plain, shared)]
+    print(f"tokens through the model: {n_tokens[0]} and {n_tokens[1]}")
+    show_ratio("shared prefixes against plain batches", seconds["plain"], seconds["shared"])
+    pairs = zip(run_mode(mode, plain, items), run_mode(mode, shared, items), strict=True)
+    same = [[a[key] == b[key] for key in ("response", "predicted")] for a, b in pairs]
+    print("{:.2%} of the texts and {:.2%} of the choices agree".format(*np.mean(same, axis=0)))
+
+
+def generate(arguments, items, model, tokenizer) -> None:
+    """7: greedy text, in one order and in six."""
+    texts(arguments, items, model, tokenizer, "given", arguments.blocks)
+    texts(arguments, items, model, tokenizer, "all", max(arguments.blocks // 3, 1))
+
+
 PARTS = {
     "given": given,
     "six": six,
@@ -334,6 +366,7 @@ PARTS = {
     "limit": limit,
     "memory": memory,
     "tokens": tokens,
+    "generate": generate,
 }
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """The engine of scoring: token sequences through a model, sharing prefixes, within memory.
 
-What is asked of a model are spans: sequences of which the end is scored given the beginning.
-The spans of a block make one prefix tree, trees of similar size make the rows of a batch, and
-what all of them begin with goes through the model once for many batches. Architectures that
-do not take such trees get plain padded batches, whose results are the same.
+What is asked of a model are spans, sequences of which the end is scored given the beginning,
+or prompts, sequences to continue. Those of a block make one prefix tree, trees of similar size
+make the rows of a batch, and what all of them begin with goes through the model once for many
+batches. Architectures that do not take such trees get plain padded batches, whose results are
+the same.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spillover import prefix_tree
+from spillover import generation, prefix_tree
 from spillover.errors import InputError
 from spillover.prefix_tree import Header, PrefixTree
 
@@ -47,42 +49,56 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """A token sequence to continue."""
+
+    context: tuple[int, ...]
+
+
+Request = Span | Prompt
+
+
+@dataclass(frozen=True)
 class Row:
-    """Spans that go through the model together, as one row of a batch.
+    """Requests that go through the model together, as one row of a batch.
 
     Attributes
     ----------
-    spans : the spans, and for each its number among those asked for.
+    requests : spans or prompts, and for each its number among those asked for.
     behind : how many of their first tokens are the header's, and not in the tree.
-    tree : prefix tree of the spans' contexts.
+    tree : prefix tree of the requests' contexts.
     paths : each context's path in it.
     """
 
-    spans: Sequence[tuple[int, Span]]
+    requests: Sequence[tuple[int, Request]]
     behind: int
     tree: PrefixTree
     paths: dict[tuple[int, ...], np.ndarray]
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[int, Span]], behind: int = 0) -> "Row":
-        contexts = list(dict.fromkeys(span.context for _, span in spans))
+    def of(cls, requests: Sequence[tuple[int, Request]], behind: int = 0) -> "Row":
+        contexts = list(dict.fromkeys(request.context for _, request in requests))
         tree = prefix_tree.build(context[behind:] for context in contexts)
-        return cls(spans, behind, tree, dict(zip(contexts, tree.paths, strict=True)))
+        return cls(requests, behind, tree, dict(zip(contexts, tree.paths, strict=True)))
 
     def __len__(self) -> int:
         return len(self.tree)
 
     def halves(self) -> list["Row"]:
-        """Two rows of half the spans each, or none if there is one span only."""
-        middle = len(self.spans) // 2
-        parts = [self.spans[:middle], self.spans[middle:]] if middle else []
+        """Two rows of half the requests each, or none if there is one only."""
+        middle = len(self.requests) // 2
+        parts = [self.requests[:middle], self.requests[middle:]] if middle else []
         return [Row.of(part, self.behind) for part in parts]
 
     def reads(self) -> tuple[np.ndarray, np.ndarray]:
-        """For each scored token, span after span: the node before it, and the token."""
-        nodes = [self.paths[s.context][s.start - 1 - self.behind :] for _, s in self.spans]
-        tokens = [s.tokens[s.start :] for _, s in self.spans]
+        """For each token that spans score, span after span: the node before it, and the token."""
+        nodes = [self.paths[s.context][s.start - 1 - self.behind :] for _, s in self.requests]
+        tokens = [s.tokens[s.start :] for _, s in self.requests]
         return np.concatenate(nodes), np.concatenate(tokens)
+
+    def ends(self) -> np.ndarray:
+        """The node with which each distinct context ends."""
+        return np.array([path[-1] for path in self.paths.values()])
 
 
 class Engine:
@@ -123,62 +139,29 @@ class Engine:
         InputError
             If a value is not finite, or one span alone does not fit into memory.
         """
-        numbered = list(enumerate(span for block in blocks for span in block))
-        if not numbered:
+        spans = [span for block in blocks for span in block]
+        if not spans:
             return [np.zeros(0) for _ in blocks]
-        values = np.full(len(numbered), np.nan)
-        ends = np.cumsum([len(block) for block in blocks])
-        by_block = [
-            numbered[end - len(block) : end] for block, end in zip(blocks, ends, strict=True)
-        ]
-        header = None
-        rows = []
-        share = self.takes_trees and self._within_window(numbered)
-        if share:
-            header = self._header([span for _, span in numbered])
-            for spans in by_block:
-                rows += self._fitting(Row.of(spans, len(header) if header else 0))
-        else:
-            for spans in by_block:
-                rows += _one_context_each(spans)
+        share = self._shares(max(len(span.context) for span in spans))
+        # Each span's first reading must lie behind the header, inside of the tree.
+        limit = min(span.start for span in spans) - 1
+        header = self._header(spans, limit) if share else None
+        rows = self._rows(blocks, share, header, _width)
 
-        def run(batch: list[Row]) -> list[np.ndarray]:
+        def run(batch: list[Row]) -> list[list[float]]:
             return self._forward(batch, share, header)
 
+        values = np.full(len(spans), np.nan)
         for row, found in self._in_batches(run, rows, _width):
-            values[[number for number, _ in row.spans]] = found
+            values[[number for number, _ in row.requests]] = found
         if not np.isfinite(values).all():
             raise InputError(
                 f"{self.model.config.name_or_path}: a log-probability is not finite in "
                 f"{self.model.dtype}; try dtype: bfloat16 or float32"
             )
-        return np.split(values, ends[:-1])
+        return np.split(values, np.cumsum([len(block) for block in blocks])[:-1])
 
-    def _within_window(self, spans: Sequence[tuple[int, Span]]) -> bool:
-        depth = max((len(span.context) for _, span in spans), default=0)
-        if self.window is None or depth <= self.window:
-            return True
-        if not self._told:
-            logger.info(
-                "no prefix sharing: sequences of up to %d tokens, and attention reaches back %d",
-                depth,
-                self.window,
-            )
-        self._told = True
-        return False
-
-    def _header(self, spans: Sequence[Span]) -> Header | None:
-        # Each span's first reading must lie behind the header, inside of the tree.
-        limit = min((span.start - 1 for span in spans), default=0)
-        common = prefix_tree.common_prefix((span.context for span in spans), limit)
-        return prefix_tree.read_header(self.model, common) if common else None
-
-    def _fitting(self, row: Row) -> list[Row]:
-        """The row, or its parts that do not exceed the budget unless they are one span."""
-        halves = row.halves() if len(row) > self.budget else []
-        return [part for half in halves for part in self._fitting(half)] if halves else [row]
-
-    def _forward(self, rows: list[Row], share: bool, header: Header | None) -> list[np.ndarray]:
+    def _forward(self, rows: list[Row], share: bool, header: Header | None) -> list[list[float]]:
         nodes, tokens = zip(*(row.reads() for row in rows), strict=True)
         read, places = zip(*(np.unique(n, return_inverse=True) for n in nodes), strict=True)
         if share:
@@ -190,69 +173,125 @@ class Engine:
         scored = torch.cat(
             [_log_probabilities(*row) for row in zip(logits, places, tokens, strict=True)]
         )
-        lengths = [len(span) for row in rows for _, span in row.spans]
+        lengths = [len(span) for row in rows for _, span in row.requests]
         sums = np.add.reduceat(scored.cpu().numpy().astype(float), _starts(lengths))
-        return np.split(sums, _starts([len(row.spans) for row in rows])[1:])
+        parts = np.split(sums, _starts([len(row.requests) for row in rows])[1:])
+        return [part.tolist() for part in parts]
 
     # -------------------------------------------------------------- generation
 
     def generate(
-        self, sequences: Sequence[Sequence[int]], max_new_tokens: int, stop: Sequence[int]
-    ) -> list[list[int]]:
-        """Greedy continuation of each sequence, without the stop token.
+        self, blocks: Sequence[Sequence[Prompt]], max_new_tokens: int, stop: Sequence[int]
+    ) -> list[list[list[int]]]:
+        """Greedy continuation of each prompt, without the stop token.
 
-        Whatever sampling or penalties a model's folder suggests, none is applied.
+        Parameters
+        ----------
+        blocks : prompts that share much of their beginning stand in one block.
+        stop : the tokens that end a continuation.
+
+        Returns
+        -------
+        For each block, for each prompt, at most ``max_new_tokens`` tokens.
+
+        Raises
+        ------
+        InputError
+            If one prompt alone does not fit into memory.
         """
-        found: list[list[int]] = [[] for _ in sequences]
+        prompts = [prompt for block in blocks for prompt in block]
+        if not prompts:
+            return [[] for _ in blocks]
+        lengths = [len(prompt.context) for prompt in prompts]
+        share = self._shares(max(lengths) + max_new_tokens)
+        # Each prompt's end must lie behind the header, inside of the tree.
+        header = self._header(prompts, min(lengths) - 1) if share else None
 
-        def run(batch: list[int]) -> list[list[int]]:
-            return self._generate([sequences[i] for i in batch], max_new_tokens, stop)
+        def size(row: Row) -> int:
+            # Each sequence has its own new tokens, whose states are kept as the tree's are.
+            return _width(row) + len(row.paths) * max_new_tokens
 
-        def size(i: int) -> int:
-            return len(sequences[i]) + max_new_tokens
+        def run(batch: list[Row]) -> list[list[list[int]]]:
+            trees = [row.tree for row in batch]
+            if share:
+                answers = generation.behind_trees(
+                    self.model, trees, [row.ends() for row in batch], header, max_new_tokens, stop
+                )
+            else:
+                sequences = [tree.tokens for tree in trees]
+                answers = [
+                    [answer]
+                    for answer in generation.behind_sequences(
+                        self.model, sequences, max_new_tokens, stop
+                    )
+                ]
+            by_context = [
+                dict(zip(row.paths, of_row, strict=True))
+                for row, of_row in zip(batch, answers, strict=True)
+            ]
+            return [
+                [found[prompt.context] for _, prompt in row.requests]
+                for row, found in zip(batch, by_context, strict=True)
+            ]
 
-        for i, tokens in self._in_batches(run, range(len(sequences)), size):
-            found[i] = tokens
-        return found
+        found: dict[int, list[int]] = {}
+        for row, answers in self._in_batches(run, self._rows(blocks, share, header, size), size):
+            numbers = [number for number, _ in row.requests]
+            found |= zip(numbers, answers, strict=True)
+        in_order = (found[number] for number in range(len(prompts)))
+        return [[next(in_order) for _ in block] for block in blocks]
 
-    def _generate(
-        self, sequences: list[Sequence[int]], max_new_tokens: int, stop: Sequence[int]
-    ) -> list[list[int]]:
-        from transformers import GenerationConfig
+    # -------------------------------------------------------------- rows
 
-        model = self.model
-        width = max(map(len, sequences))
-        tokens = np.full((len(sequences), width), stop[0], dtype=np.int64)
-        mask = np.zeros_like(tokens)
-        for row, sequence in enumerate(sequences):
-            tokens[row, width - len(sequence) :] = sequence
-            mask[row, width - len(sequence) :] = 1
-        # generate() fills what its argument leaves open from the model's own settings.
-        kept = model.generation_config
-        settings = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=list(stop),
-            pad_token_id=stop[0],
-        )
-        try:
-            model.generation_config = settings
-            output = model.generate(
-                input_ids=torch.from_numpy(tokens).to(model.device),
-                attention_mask=torch.from_numpy(mask).to(model.device),
-                generation_config=settings,
+    def _shares(self, depth: int) -> bool:
+        """Whether sequences of up to ``depth`` tokens go through the model as trees."""
+        if not self.takes_trees:
+            return False
+        if self.window is None or depth <= self.window:
+            return True
+        if not self._told:
+            logger.info(
+                "no prefix sharing: sequences of up to %d tokens, and attention reaches back %d",
+                depth,
+                self.window,
             )
-        finally:
-            model.generation_config = kept
-        answers = output[:, width:].tolist()
-        return [_until(answer, stop) for answer in answers]
+        self._told = True
+        return False
+
+    def _header(self, requests: Sequence[Request], limit: int) -> Header | None:
+        common = prefix_tree.common_prefix((request.context for request in requests), limit)
+        return prefix_tree.read_header(self.model, common)
+
+    def _rows(
+        self,
+        blocks: Sequence[Sequence[Request]],
+        share: bool,
+        header: Header | None,
+        size: Callable[[Row], int],
+    ) -> list[Row]:
+        """A row a block, or its parts that fit the budget; without sharing one a context."""
+        numbers = itertools.count()
+        rows = []
+        for block in blocks:
+            requests = [(next(numbers), request) for request in block]
+            if not share:
+                rows += _one_context_each(requests)
+            elif requests:
+                rows += self._fitting(Row.of(requests, len(header) if header else 0), size)
+        return rows
+
+    def _fitting(self, row: Row, size: Callable[[Row], int]) -> list[Row]:
+        """The row, or its parts that do not exceed the budget unless they are one request."""
+        halves = row.halves() if size(row) > self.budget else []
+        return [part for half in halves for part in self._fitting(half, size)] if halves else [row]
 
     # -------------------------------------------------------------- batches
 
     def _in_batches(
-        self, run: Callable[[list], list], rows: Iterable, size: Callable[[object], int]
-    ) -> Iterator[tuple]:
-        """Each row with its result; ``run`` gets rows of similar size, padded within the budget.
+        self, run: Callable[[list[Row]], list[list]], rows: list[Row], size: Callable[[Row], int]
+    ) -> Iterator[tuple[Row, list]]:
+        """Each row with its results, one a request; ``run`` gets rows of similar size, padded
+        within the budget.
 
         The longest come first: a budget that is too large shows at once.
         """
@@ -272,17 +311,19 @@ class Engine:
                 if self.model.device.type == "cuda":
                     torch.cuda.empty_cache()
                 logger.warning("out of memory: going on with %d tokens a batch", self.budget)
-                results = self._smaller(run, rows[0], reason) if n == 1 else []
+                results = self._smaller(run, rows[0], size, reason) if n == 1 else []
             yield from zip(rows, results, strict=False)
             rows = rows[len(results) :]
 
-    def _smaller(self, run: Callable[[list], list], row: object, reason: str) -> list[np.ndarray]:
-        """Result of a row that is too large for memory, part by part."""
-        halves = row.halves() if isinstance(row, Row) else []
+    def _smaller(
+        self, run: Callable[[list[Row]], list[list]], row: Row, size: Callable, reason: str
+    ) -> list[list]:
+        """Results of a row that is too large for memory, part by part."""
+        halves = row.halves()
         if not halves:
             raise InputError(f"out of memory with a single sequence: {reason}")
-        parts = [found for half in halves for _, found in self._in_batches(run, [half], _width)]
-        return [np.concatenate(parts)]
+        parts = [found for half in halves for _, found in self._in_batches(run, [half], size)]
+        return [[value for part in parts for value in part]]
 
 
 def attention_window(model: torch.nn.Module) -> int | None:
@@ -327,11 +368,11 @@ def takes_trees(model: torch.nn.Module) -> bool:
     return True
 
 
-def _one_context_each(spans: Sequence[tuple[int, Span]]) -> list[Row]:
+def _one_context_each(requests: Sequence[tuple[int, Request]]) -> list[Row]:
     """A row for each distinct context, for a pass without sharing."""
-    by_context: dict[tuple[int, ...], list[tuple[int, Span]]] = {}
-    for number, span in spans:
-        by_context.setdefault(span.context, []).append((number, span))
+    by_context: dict[tuple[int, ...], list[tuple[int, Request]]] = {}
+    for number, request in requests:
+        by_context.setdefault(request.context, []).append((number, request))
     return [Row.of(same) for same in by_context.values()]
 
 
@@ -349,11 +390,6 @@ def _width(row: Row) -> int:
 
 def _starts(lengths: Iterable[int]) -> np.ndarray:
     return np.cumsum([0, *lengths])[:-1]
-
-
-def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:
-    end = next((i for i, token in enumerate(tokens) if token in stop), len(tokens))
-    return tokens[:end]
 
 
 def _out_of_memory(error: BaseException) -> bool:

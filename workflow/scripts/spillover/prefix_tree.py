@@ -188,6 +188,64 @@ def padded(length: int) -> int:
     return -(-length // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
 
 
+def cache_behind(header: Header | None, n_rows: int) -> DynamicCache:
+    """A cache for the rows of a batch that holds the header's states; empty without a header."""
+    states = header.states if header else []
+    expand = (n_rows, -1, -1, -1)
+    return DynamicCache([(k.expand(expand), v.expand(expand)) for k, v in states])
+
+
+def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The mask that attention adds to its scores, from the boolean one of what is allowed.
+
+    It is made once a pass; attention would convert a boolean one in each layer.
+    """
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def inputs_of_rows(
+    model: torch.nn.Module,
+    trees: Sequence[PrefixTree],
+    nodes: Sequence[np.ndarray],
+    header: Header | None = None,
+) -> dict[str, torch.Tensor]:
+    """Arguments of a pass over a batch of trees: what is read stands last in every row.
+
+    Parameters
+    ----------
+    trees : one a row, of what follows the header; shorter rows are padded.
+    nodes : for each tree, the distinct nodes to read.
+
+    Returns
+    -------
+    ``input_ids`` and ``position_ids`` (rows, width) and an additive ``attention_mask``
+    (rows, 1, width, header + width).
+    """
+    behind = len(header) if header else 0
+    shape = (len(trees), padded(max(map(len, trees))))
+    tokens = np.zeros(shape, dtype=np.int64)
+    positions = np.zeros(shape, dtype=np.int64)
+    mask = np.zeros((shape[0], 1, shape[1], behind + shape[1]), dtype=bool)
+    # Padding sees itself: a row of nothing has no softmax.
+    mask[..., behind:] = np.eye(shape[1], dtype=bool)
+    for row, (tree, read) in enumerate(zip(trees, nodes, strict=True)):
+        others = np.ones(len(tree), dtype=bool)
+        others[read] = False
+        order = np.concatenate([np.flatnonzero(others), read])
+        start = shape[1] - len(tree)
+        tokens[row, start:] = tree.tokens[order]
+        positions[row, start:] = tree.positions[order] + behind
+        mask[row, 0, start:, :behind] = True
+        mask[row, 0, start:, behind + start :] = tree.attention_mask()[np.ix_(order, order)]
+    device = model.device
+    return {
+        "input_ids": torch.from_numpy(tokens).to(device),
+        "position_ids": torch.from_numpy(positions).to(device),
+        "attention_mask": additive(torch.from_numpy(mask).to(device), model.dtype),
+    }
+
+
 def logits_of_rows(
     model: torch.nn.Module,
     trees: Sequence[PrefixTree],
@@ -198,41 +256,12 @@ def logits_of_rows(
 
     Parameters
     ----------
-    trees : one a row, of what follows the header; shorter rows are padded.
-    nodes : for each tree, the distinct nodes to read.
+    trees, nodes : see :func:`inputs_of_rows`; the logits read are cut out as one slice.
     """
-    behind = len(header) if header else 0
-    shape = (len(trees), padded(max(map(len, trees))))
-    tokens = np.zeros(shape, dtype=np.int64)
-    positions = np.zeros(shape, dtype=np.int64)
-    mask = np.zeros((shape[0], 1, shape[1], behind + shape[1]), dtype=bool)
-    # Padding sees itself: a row of nothing has no softmax.
-    mask[..., behind:] = np.eye(shape[1], dtype=bool)
-    for row, (tree, read) in enumerate(zip(trees, nodes, strict=True)):
-        # What is read stands last in every row, and its logits can be cut out as one slice.
-        others = np.ones(len(tree), dtype=bool)
-        others[read] = False
-        order = np.concatenate([np.flatnonzero(others), read])
-        start = shape[1] - len(tree)
-        tokens[row, start:] = tree.tokens[order]
-        positions[row, start:] = tree.positions[order] + behind
-        mask[row, 0, start:, :behind] = True
-        mask[row, 0, start:, behind + start :] = tree.attention_mask()[np.ix_(order, order)]
-    device = model.device
-    # An additive mask is made once a pass; attention would convert a boolean one in each layer.
-    allowed = torch.from_numpy(mask).to(device)
-    additive = torch.zeros(allowed.shape, dtype=model.dtype, device=device)
-    additive.masked_fill_(~allowed, torch.finfo(model.dtype).min)
-    cache = None
-    if header:
-        expand = (len(trees), -1, -1, -1)
-        cache = DynamicCache([(k.expand(expand), v.expand(expand)) for k, v in header.states])
     output = model(
-        input_ids=torch.from_numpy(tokens).to(device),
-        position_ids=torch.from_numpy(positions).to(device),
-        attention_mask=additive,
-        past_key_values=cache,
-        use_cache=cache is not None,
+        **inputs_of_rows(model, trees, nodes, header),
+        past_key_values=cache_behind(header, len(trees)) if header else None,
+        use_cache=header is not None,
         logits_to_keep=max(map(len, nodes)),
     )
     return [logits[-len(read) :] for logits, read in zip(output.logits, nodes, strict=True)]

@@ -24,7 +24,7 @@ import pandas as pd
 import torch
 
 from spillover import models, parsing, prompts
-from spillover.engine import Engine, Span
+from spillover.engine import Engine, Prompt, Span
 from spillover.scored_blocks import ScoredBlocks
 
 logger = logging.getLogger(__name__)
@@ -344,13 +344,6 @@ class Cloze:
         return rows
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """Tokens that the model is to continue."""
-
-    context: tuple[int, ...]
-
-
 class Generate:
     """Greedy text behind the letter mode's prompts, and the option that it names.
 
@@ -379,13 +372,11 @@ class Generate:
 
     def run(self, engine: Engine, blocks: list[list[Prompt]]) -> list[list[str]]:
         """The text of each response, block by block."""
-        sequences = [prompt.context for block in blocks for prompt in block]
         stop = models.stop_tokens(engine.model, self.tokenizer)
-        responses = iter(
-            self.tokenizer.decode(tokens, skip_special_tokens=True)
-            for tokens in engine.generate(sequences, self.max_new_tokens, stop)
-        )
-        return [[next(responses) for _ in block] for block in blocks]
+        return [
+            [self.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers]
+            for answers in engine.generate(blocks, self.max_new_tokens, stop)
+        ]
 
     def rows(self, items: list[dict], values: list[str]) -> list[dict]:
         """Rows of the table from the responses."""

@@ -512,8 +512,9 @@ class Oracle:
         # By the token, so that the same answer wins whichever score decides.
         return len(span) * (-0.01 if self.answers[text] else -5.0)
 
-    def generate(self, engine, sequences, max_new_tokens, stop):
-        return [self.tokenizer.encode(self.prompts[tuple(tokens)]) for tokens in sequences]
+    def generate(self, engine, blocks, max_new_tokens, stop):
+        encode = self.tokenizer.encode
+        return [[encode(self.prompts[prompt.context]) for prompt in block] for block in blocks]
 
 
 @pytest.mark.parametrize("attribute", ["Age", "Religion"])

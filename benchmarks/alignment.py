@@ -6,19 +6,21 @@ One run, stock and shared in turn, each in a process of its own (peak memory is 
 with the same model, pairs, order, steps and settings.
 """
 
+import sys
+from pathlib import Path
+
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+
 import argparse
 import json
 import resource
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-# In place of this folder, whose statistics.py would hide the standard library's.
-sys.path[0] = str(REPOSITORY / "workflow" / "scripts")
 
 
 def measure(options: argparse.Namespace, kind: str) -> dict:

@@ -12,20 +12,22 @@ far a change spreads between templates nobody knows: the table is for --change-s
 are for others. Planted changes and bias scores are simulated a fifth as often.
 """
 
-import argparse
-import functools
 import sys
 from pathlib import Path
+
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+
+import argparse
+import functools
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import expit, ndtr
 
-# In place of this folder, whose statistics.py would hide the standard library's.
-sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
-from spillover import outcomes  # noqa: E402
-from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p  # noqa: E402
+from spillover import outcomes
+from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p
 
 TARGETED = "Gender_identity"
 ACCURACY = {"ambig": 0.42, "disambig": 0.89}  # mean over templates, UnifiedQA-11B

@@ -7,14 +7,18 @@ wall-clock and in processor time. The latter is the steadier one on a machine th
 lm-eval is compared with if it is installed.
 """
 
+import sys
+from pathlib import Path
+
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+
 import argparse
 import logging
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,10 +26,8 @@ import torch
 import yaml
 
 ROOT = Path(__file__).parent.parent
-# In place of this folder, whose statistics.py would hide the standard library's.
-sys.path[0] = str(ROOT / "workflow" / "scripts")
 
-from spillover import bbq, engine, models, prefix_tree, prompts, scoring  # noqa: E402
+from spillover import bbq, engine, models, prefix_tree, prompts, scoring
 
 
 def main() -> None:

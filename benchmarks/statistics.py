@@ -5,20 +5,22 @@
 Three models, five seeds, three option orders, 10,000 resamples, every item of nine attributes.
 """
 
+import sys
+from pathlib import Path
+
+# In place of this folder, whose statistics.py would hide the standard library's.
+sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
+
 import argparse
 import resource
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-# In place of this folder, whose statistics.py would hide the standard library's.
-sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
-from spillover import outcomes, statistics  # noqa: E402
-from spillover.clustered import clustered_mean, sign_flip_p  # noqa: E402
+from spillover import outcomes, statistics
+from spillover.clustered import clustered_mean, sign_flip_p
 
 SETTINGS = {
     "alpha": 0.05,

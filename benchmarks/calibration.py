@@ -25,7 +25,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import expit, ndtr
-
 from spillover import outcomes
 from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p
 

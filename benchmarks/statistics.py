@@ -18,7 +18,6 @@ import time
 import numpy as np
 import pandas as pd
 from scipy import stats
-
 from spillover import outcomes, statistics
 from spillover.clustered import clustered_mean, sign_flip_p
 

@@ -37,21 +37,37 @@ class Stock(DPOTrainer):
 
 
 class Recorder(TrainerCallback):
-    """The gradients of each step, as the optimiser gets them."""
+    """The weights that each step begins with, and its gradients as the optimiser gets them.
 
-    def __init__(self):
+    Parameters
+    ----------
+    begin_with : weights to put in the place of the trainer's own before each step.
+    """
+
+    def __init__(self, begin_with=None):
+        self.begin_with = begin_with
+        self.weights = []
         self.gradients = []
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if self.begin_with is not None:
+            theirs = self.begin_with[state.global_step]
+            assert theirs.keys() == trained.keys()
+            for name, parameter in trained.items():
+                parameter.data.copy_(theirs[name])
+        self.weights.append({n: p.detach().clone() for n, p in trained.items()})
 
     def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
         gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         self.gradients.append(gradients)
 
 
-def run(kind, folder, scratch, pairs, objective, tokens_per_batch=700):
-    """Ten steps; the log and the gradients."""
+def run(kind, folder, scratch, pairs, objective, tokens_per_batch=700, begin_with=None):
+    """Ten steps; the log, and the weights before and the gradients of each."""
     tokenizer = models.load_tokenizer(folder)
     model = models.load(folder, dtype="float32", device="cpu")
-    recorder = Recorder()
+    recorder = Recorder(begin_with)
     arguments = alignment.arguments(
         OBJECTIVE | objective,
         # No clipping: the gradients compared are those of the loss.
@@ -78,29 +94,34 @@ def run(kind, folder, scratch, pairs, objective, tokens_per_batch=700):
     )
     trainer.train()
     log = pd.DataFrame([entry for entry in trainer.state.log_history if "loss" in entry])
-    return log, recorder.gradients
+    return log, recorder
 
 
 @pytest.mark.parametrize("format", ["three_option", "two_option"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_ten_steps_equal_the_stock_trainers(folder, format, objective, tmp_path, request):
-    if objective == "ipo" and '"mistral"' in (folder / "config.json").read_text():
-        # The first step's gradients agree to 1e-6 of their size, which is about 15 here.
-        # Rounding then moves Adam's steps apart: up to 1.6e-3 of 18 by the tenth.
-        reason = "IPO on Mistral: gradients drift apart by 1.3e-4 of their size in ten steps"
-        request.applymarker(pytest.mark.xfail(reason=reason, strict=False))
+def test_ten_steps_equal_the_stock_trainers(folder, format, objective, tmp_path):
     pairs = make_pairs(20, format)
-    stock, stock_gradients = run(Stock, folder, tmp_path, pairs, OBJECTIVES[objective])
-    shared, gradients = run(alignment.SharedTrainer, folder, tmp_path, pairs, OBJECTIVES[objective])
-    assert len(shared) == len(stock) == len(gradients) == 10
+    settings = OBJECTIVES[objective]
+    stock, theirs = run(Stock, folder, tmp_path, pairs, settings)
+    # Adam divides a gradient by its size: where one is rounding and nothing else (a single
+    # element here, 1e-8 for one trainer and -3e-9 for the other), it is a step all the same,
+    # and IPO's gradients, about 15, carry it on. The stock trainer leaves itself by 5e-4 in ten
+    # steps if lora_A begins one rounding away. What can be equal to 1e-4 are loss and gradients
+    # at given weights: those that the stock trainer's ten steps begin with.
+    chaotic = objective == "ipo" and '"mistral"' in (folder / "config.json").read_text()
+    begin_with = theirs.weights if chaotic else None
+    shared, ours = run(
+        alignment.SharedTrainer, folder, tmp_path, pairs, settings, begin_with=begin_with
+    )
+    assert len(shared) == len(stock) == len(ours.gradients) == len(theirs.gradients) == 10
     # Relative where the loss is large: IPO begins at 25, where float32 has steps of 2e-6.
     assert ((shared["loss"] - stock["loss"]).abs() / stock["loss"].clip(lower=1)).max() < 1e-5
-    for ours, theirs in zip(gradients, stock_gradients, strict=True):
-        assert ours.keys() == theirs.keys()
-        assert max((ours[name] - theirs[name]).abs().max() for name in theirs) < 1e-4
+    for found, expected in zip(ours.gradients, theirs.gradients, strict=True):
+        assert found.keys() == expected.keys()
+        assert max((found[name] - expected[name]).abs().max() for name in expected) < 1e-4
     # The test would pass on zeros: training moved.
     assert shared["rewards/margins"].iloc[-1] != 0
-    assert max(value.abs().max() for value in gradients[-1].values()) > 1e-3
+    assert max(value.abs().max() for value in ours.gradients[-1].values()) > 1e-3
 
 
 @pytest.mark.parametrize("kind", [alignment.SharedTrainer, alignment.StockTrainer])

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import tiny_models
 import torch
+from peft import get_peft_model
 from preferences import make_pairs
 from spillover import alignment, models, plan
-from spillover.alignment_settings import LORA, TRAINING, lora_config, skeleton
+from spillover.alignment_settings import LORA, OBJECTIVE, TRAINING, lora_config, skeleton
+from spillover.shared_prefix_dpo import SharedPrefixCollator, run_over_trees
 from torch.utils._python_dispatch import TorchDispatchMode
 from trl.trainer.utils import add_fused_lm_head
 
@@ -71,12 +73,18 @@ def test_predicted_memory_is_within_15_percent(tmp_path, size, dtype):
     )
     model = models.load(folder, dtype=dtype, device="cpu")
     measured = measure_pass(model, rows)
-    counts = plan.count(make_pairs(8, "three_option"), folder, TRAINING)
+    counts = plan.count(
+        make_pairs(8, "three_option"),
+        folder,
+        objective=OBJECTIVE,
+        training=TRAINING,
+        tokens_per_batch=10**6,
+    )
     assert counts["steps"] == 1
     predicted = plan.memory(
         folder,
-        counts["tokens_per_step"],
-        counts["answer_tokens_per_step"],
+        counts["tokens_at_once"],
+        counts["answer_tokens_at_once"],
         lora=LORA,
         training=TRAINING,
         quantization="none",
@@ -90,9 +98,6 @@ def test_predicted_memory_is_within_15_percent(tmp_path, size, dtype):
 
 def measure_pass(model, rows) -> int:
     """Most bytes that a forward and backward pass over the rows' tree made and held."""
-    from peft import get_peft_model
-    from spillover.shared_prefix_dpo import SharedPrefixCollator, run_over_trees
-
     outputs = ("log_probs", "entropy", "mean_logits", "is_top1")
     add_fused_lm_head(model, outputs=outputs)
     model = get_peft_model(model, lora_config(LORA)).train()
@@ -105,29 +110,87 @@ def measure_pass(model, rows) -> int:
     return live.most
 
 
-def test_the_largest_pass_that_fits_is_chosen(tmp_path):
-    folder = tiny_models.make(tmp_path, "llama")
-    job = {
-        "model": "tiny",
-        "alignment": "age",
-        "model_folder": folder,
-        "pairs": make_pairs(40, "three_option"),
-        "lora": {},
-        "training": {"pairs_per_step": 80},
-        "quantization": "nf4",
-        "dtype": "bfloat16",
+def make_job(folder, **changes):
+    """Forty items' pairs in one step on a tiny quantised model, unless told otherwise."""
+    job = {"model": "tiny", "alignment": "age", "model_folder": folder}
+    job |= {"pairs": make_pairs(40, "three_option"), "objective": {}, "lora": {}}
+    job |= {"training": {"pairs_per_step": 80}, "quantization": "nf4", "dtype": "bfloat16"}
+    return job | changes
+
+
+def make_machine(gpu_memory=None, tokens_per_batch=None, device="auto"):
+    return {
+        "device": device,
+        "gpu_memory": gpu_memory,
+        "training_tokens_per_batch": tokens_per_batch,
     }
-    free, text = plan.plan([job], None, gradient_checkpointing=False)
+
+
+def test_the_largest_pass_that_fits_is_chosen(tmp_path):
+    job = make_job(tiny_models.make(tmp_path, "llama"))
+    settings = {"gradient_checkpointing": False}
+    free, text = plan.plan([job], make_machine(), **settings)
     assert free["steps"].tolist() == [1]
+    assert free["tokens_per_batch"].tolist() == [alignment.TOKENS_PER_BATCH["cuda"]]
     assert "80 pairs in 1 steps" in text
     enough = free["total"].item() / plan.GB / plan.USABLE
-    roomy, _ = plan.plan([job], enough * 1.01, gradient_checkpointing=False)
-    tight, text = plan.plan([job], enough * 0.7, gradient_checkpointing=False)
-    none, text_none = plan.plan([job], 1e-6, gradient_checkpointing=False)
+    roomy, _ = plan.plan([job], make_machine(enough * 1.01), **settings)
+    tight, text = plan.plan([job], make_machine(enough * 0.7), **settings)
+    none, text_none = plan.plan([job], make_machine(1e-6), **settings)
     assert roomy["fits"].item()
     assert tight["fits"].item()
-    assert tight["tokens_per_batch"].item() < free["tokens_per_step"].item()
+    assert tight["tokens_at_once"].item() <= tight["tokens_per_batch"].item()
+    assert tight["tokens_at_once"].item() < free["tokens_at_once"].item()
     assert not none["fits"].item()
     assert "does NOT fit" in text_none
+    told, _ = plan.plan([job], make_machine(enough, 300), **settings)
+    assert told["tokens_per_batch"].tolist() == [300]
     shares = ["weights", "adapter", "gradients", "optimizer", "activations", "head", "transient"]
     pd.testing.assert_series_equal(tight[shares].sum(axis=1), tight["total"], check_names=False)
+
+
+def test_a_gpu_trains_with_what_was_planned_for_it(tmp_path, monkeypatch):
+    job = make_job(tiny_models.make(tmp_path, "llama"))
+    table, _ = plan.plan([job], make_machine(1e-6))
+    assert plan.tokens_per_batch(job, make_machine(1e-6, device="cpu")) is None
+    monkeypatch.setattr(models, "resolve_device", torch.device)
+    planned = plan.tokens_per_batch(job, make_machine(1e-6, device="cuda"))
+    assert [planned] == table["tokens_per_batch"].tolist() == [min(plan.TOKENS_PER_BATCH)]
+    assert plan.tokens_per_batch(job, make_machine(None, device="cuda")) is None
+    assert plan.tokens_per_batch(job, make_machine(1e-6, 300, "cuda")) == 300
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "aot"])
+def test_what_is_planned_is_what_runs(tmp_path, monkeypatch, loss):
+    folder = tiny_models.make(tmp_path / "model", "llama")
+    job = make_job(
+        folder,
+        pairs=make_pairs(13, "three_option"),
+        objective={"loss": [loss]},
+        training={"pairs_per_step": 12},
+        quantization="none",
+        dtype="float32",
+    )
+    table, _ = plan.plan([job], make_machine(None, 200))
+    sizes = []
+    collate = SharedPrefixCollator.__call__
+
+    def remember(self, part):
+        batch = collate(self, part)
+        sizes.append(batch["tree"]["input_ids"].shape[1])
+        return batch
+
+    monkeypatch.setattr(SharedPrefixCollator, "__call__", remember)
+    log = alignment.train(
+        **{key: value for key, value in job.items() if key not in ("model", "alignment")},
+        device="cpu",
+        seed=0,
+        checkpoints=tmp_path / "checkpoints",
+        output=tmp_path / "adapter",
+        tokens_per_batch=table["tokens_per_batch"].item(),
+    )
+    assert len(log) == table["steps"].item() == 3
+    assert log["tokens"].sum() == sum(sizes) == table["tokens"].item()
+    assert max(sizes) == table["tokens_at_once"].item()
+    # aot sorts a step's pairs against each other: it cannot be divided.
+    assert (max(sizes) > 200) == (loss == "aot")

@@ -106,7 +106,7 @@ rule plan_training:
     params:
         models=lookup("models", within=config),
         alignments=lookup("alignments", within=config),
-        gpu_memory=lookup("machine/gpu_memory", within=config),
+        machine=get_gpu_settings,
         code=fingerprint("plan"),
     script:
         "../scripts/plan_training.py"

@@ -167,6 +167,11 @@ def get_gpus(wildcards):
     return int(device == "cuda" or (device == "auto" and has_gpu))
 
 
+def get_gpu_settings(wildcards):
+    """What of the machine the plan of training depends on."""
+    return {key: config["machine"][key] for key in ("gpu_memory", "training_tokens_per_batch")}
+
+
 def get_evaluation(wildcards):
     """What an answer depends on: the way of scoring and its own settings, and no other way's."""
     evaluation = config["evaluation"]

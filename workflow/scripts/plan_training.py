@@ -15,13 +15,13 @@ with log_to(snakemake.log[0]):
             "alignment": alignment,
             "model_folder": folder,
             "pairs": pairs[alignment],
-            **{key: params.alignments[alignment][key] for key in ("lora", "training")},
+            **{key: params.alignments[alignment][key] for key in ("objective", "lora", "training")},
             **{key: params.models[Path(folder).name][key] for key in ("quantization", "dtype")},
         }
         for folder in snakemake.input.models
         for alignment in pairs
     ]
-    table, text = plan.plan(jobs, params.gpu_memory)
+    table, text = plan.plan(jobs, params.machine)
     write_table(table, snakemake.output.table)
     with replacing(snakemake.output.text) as path:
         path.write_text(text)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import torch
-from spillover import alignment, checkpoints
+from spillover import alignment, checkpoints, plan
 from spillover.files import read_table, replacing, write_table
 from spillover.logs import log_to
 
@@ -14,23 +14,26 @@ with log_to(snakemake.log[0]):
     machine = snakemake.config["machine"]
     keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
     params = snakemake.params
+    job = {
+        "pairs": read_table(snakemake.input.pairs),
+        "model_folder": snakemake.input.model,
+        "objective": params.objective,
+        "lora": params.lora,
+        "training": params.training | keep,
+        **params.model,
+    }
     # Where TensorBoard and wandb write, if they are asked for; wandb syncs when told to.
     tracking = Path(snakemake.output.training).with_name("tracking")
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(tracking)
     os.environ.setdefault("WANDB_MODE", "offline")
     with replacing(Path(snakemake.output.weights).parent) as adapter:
         training = alignment.train(
-            read_table(snakemake.input.pairs),
-            snakemake.input.model,
-            objective=params.objective,
-            lora=params.lora,
-            training=params.training | keep,
-            **params.model,
+            **job,
             device=machine["device"],
             seed=int(snakemake.wildcards.seed),
             checkpoints=params.checkpoints,
             output=adapter,
-            tokens_per_batch=machine["training_tokens_per_batch"],
+            tokens_per_batch=plan.tokens_per_batch(job, machine),
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
         )
     write_table(training, snakemake.output.training)

@@ -376,7 +376,7 @@ class _Steps:
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         pairs = inputs["pairs"]
         while True:
-            parts = self._divide(pairs)
+            parts = self.divide(pairs, self.loss_types, self.tokens_per_batch)
             try:
                 loss = self._accumulate(model, parts)
                 break
@@ -385,7 +385,8 @@ class _Steps:
                     raise
                 largest = max(sum(map(self._size, self._units(part))) for part in parts)
                 smaller = min(self.tokens_per_batch, largest) // 2
-                if max(map(len, map(self._units, parts))) == 1 or not self._divisible(pairs):
+                single = max(map(len, map(self._units, parts))) == 1
+                if single or not _divisible(pairs, self.loss_types):
                     raise InputError(
                         f"out of memory with {largest} tokens in one forward pass, the fewest "
                         "that this objective and these pairs allow; use a GPU with more memory, "
@@ -399,24 +400,22 @@ class _Steps:
         self._check_finite(loss, pairs)
         return loss
 
-    def _divide(self, pairs: list[dict]) -> list[list[dict]]:
-        """Parts of a step that go through the model at once."""
-        if not self._divisible(pairs):
+    @classmethod
+    def divide(
+        cls, pairs: list[dict], losses: Sequence[str], tokens_per_batch: int
+    ) -> list[list[dict]]:
+        """Parts of a step that go through the model at once.
+
+        Each has at most ``tokens_per_batch`` tokens, or is of a single item (pair, where
+        nothing is shared); if the losses do not allow a step to be divided, it stays whole.
+        """
+        if not _divisible(pairs, losses):
             return [pairs]
-        units = self._units(pairs)
+        units = cls._units(pairs)
         return [
             [pair for i in part for pair in units[i]]
-            for part in prefix_tree.batches(
-                [self._size(unit) for unit in units], self.tokens_per_batch
-            )
+            for part in prefix_tree.batches([cls._size(unit) for unit in units], tokens_per_batch)
         ]
-
-    def _divisible(self, pairs: list[dict]) -> bool:
-        """Whether the losses of parts, weighted by their pairs, add up to that of the step."""
-        if SORTED_LOSSES & set(self.loss_types):
-            return False
-        # A mean over tokens: only if all chosen answers are as long.
-        return "sft" not in self.loss_types or len({len(p["chosen_ids"]) for p in pairs}) == 1
 
     def _accumulate(self, model, parts: list[list[dict]]) -> torch.Tensor:
         """Loss of a step; its gradients are added up part by part."""
@@ -456,24 +455,36 @@ class _Steps:
 class StockTrainer(_Steps, DPOTrainer):
     """Each sequence by itself."""
 
-    def _units(self, pairs: list[dict]) -> list[list[dict]]:
+    @staticmethod
+    def _units(pairs: list[dict]) -> list[list[dict]]:
         return [[pair] for pair in pairs]
 
-    def _size(self, unit: list[dict]) -> int:
+    @staticmethod
+    def _size(unit: list[dict]) -> int:
         return sum(map(_n_tokens, unit))
 
 
 class SharedTrainer(_Steps, SharedPrefixDPOTrainer):
     """The pairs of an item, which share most of their tokens, in one tree."""
 
-    def _units(self, pairs: list[dict]) -> list[list[dict]]:
+    @staticmethod
+    def _units(pairs: list[dict]) -> list[list[dict]]:
         items = {}
         for pair in pairs:
             items.setdefault(pair["item_id"], []).append(pair)
         return list(items.values())
 
-    def _size(self, unit: list[dict]) -> int:
+    @staticmethod
+    def _size(unit: list[dict]) -> int:
         return len(tree_of(unit))
+
+
+def _divisible(pairs: Sequence[Mapping], losses: Sequence[str]) -> bool:
+    """Whether the losses of parts, weighted by their pairs, add up to that of the step."""
+    if SORTED_LOSSES & set(losses):
+        return False
+    # A mean over tokens: only if all chosen answers are as long.
+    return "sft" not in losses or len({len(pair["chosen_ids"]) for pair in pairs}) == 1
 
 
 def _n_tokens(pair: Mapping) -> int:

@@ -15,7 +15,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spillover import alignment, models
-from spillover.alignment_settings import LORA, TRAINING, complete, skeleton
+from spillover.alignment_settings import LORA, OBJECTIVE, TRAINING, complete, skeleton
 from spillover.shared_prefix_dpo import tree_of
 
 GB = 1e9
@@ -30,6 +30,7 @@ OPTIMIZER_BYTES = {
     "adafactor": 0,
     "sgd": 0,
 }
+# Sizes of a forward pass to choose from.
 TOKENS_PER_BATCH = (16384, 8192, 4096, 2048, 1024, 512)
 # What the driver, the allocator's gaps and the libraries take of a GPU.
 USABLE = 0.9
@@ -195,70 +196,128 @@ def memory(
     }
 
 
-def count(pairs: pd.DataFrame, model_folder: str | Path, training: Mapping) -> dict[str, int]:
+def count(
+    pairs: pd.DataFrame,
+    model_folder: str | Path,
+    *,
+    objective: Mapping,
+    training: Mapping,
+    tokens_per_batch: int,
+) -> dict[str, int]:
     """Pairs, steps and tokens of a training run over prefix trees.
 
-    ``tokens`` is what the policy runs over in all epochs, and the reference once more;
-    ``tokens_per_step`` and ``answer_tokens_per_step`` are of the largest step.
+    Steps are divided by the trainer's own code, so that the numbers are those of
+    ``training.tsv``: exactly for seed 0 and one epoch, of which the order is taken; other
+    orders put other items side by side.
+
+    Returns
+    -------
+    ``pairs``, ``steps``, ``tokens`` (what the policy runs over in all epochs, and the
+    reference once more), and of the largest forward pass ``tokens_at_once`` and
+    ``answer_tokens_at_once``.
     """
     rows = alignment.encode(pairs, models.load_tokenizer(model_folder), training["max_length"])
-    sampler = alignment.ItemSampler([row["item_id"] for row in rows], seed=0)
-    order, size = list(sampler), training["pairs_per_step"]
+    order = list(alignment.ItemSampler([row["item_id"] for row in rows], seed=0))
+    size = training["pairs_per_step"]
     steps = [[rows[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
-    tokens = [len(tree_of(step)) for step in steps]
-    answers = [sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in step) for step in steps]
+    parts = [
+        part
+        for step in steps
+        for part in alignment.SharedTrainer.divide(step, objective["loss"], tokens_per_batch)
+    ]
+    tokens = [len(tree_of(part)) for part in parts]
+    answers = [sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in part) for part in parts]
     return {
         "pairs": len(rows),
         "steps": math.ceil(len(steps) * training["epochs"]),
         "tokens": round(sum(tokens) * training["epochs"]),
-        "tokens_per_step": max(tokens),
-        "answer_tokens_per_step": max(answers),
+        "tokens_at_once": max(tokens),
+        "answer_tokens_at_once": max(answers),
     }
 
 
+def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) -> dict:
+    """The most tokens of a forward pass with which a job's training fits into a GPU.
+
+    Parameters
+    ----------
+    job : its ``model_folder``, ``pairs`` (table), ``objective``, ``lora``, ``training``,
+        ``quantization`` and ``dtype``.
+    machine : ``gpu_memory`` in GB (1e9 bytes) or None, and ``training_tokens_per_batch``,
+        which is taken where it is given. Without either it is what the trainer takes by
+        itself.
+
+    Returns
+    -------
+    ``tokens_per_batch``, what :func:`count` and :func:`memory` (bytes) give for it, ``total``
+    (bytes) and ``fits`` (None without ``gpu_memory``). If nothing fits, the smallest.
+    """
+    settings = {
+        "objective": complete(job["objective"], OBJECTIVE, "objective"),
+        "training": complete(job["training"], TRAINING, "training"),
+    }
+    gpu_memory, budgets = machine["gpu_memory"], TOKENS_PER_BATCH
+    if machine["training_tokens_per_batch"] is not None:
+        budgets = [machine["training_tokens_per_batch"]]
+    elif gpu_memory is None:
+        budgets = [alignment.TOKENS_PER_BATCH["cuda"]]
+    for budget in budgets:
+        counts = count(job["pairs"], job["model_folder"], **settings, tokens_per_batch=budget)
+        bytes_ = memory(
+            job["model_folder"],
+            counts["tokens_at_once"],
+            counts["answer_tokens_at_once"],
+            lora=complete(job["lora"], LORA, "lora"),
+            training=settings["training"],
+            quantization=job["quantization"],
+            dtype=job["dtype"],
+            gradient_checkpointing=gradient_checkpointing,
+        )
+        total = sum(bytes_.values())
+        fits = None if gpu_memory is None else total <= USABLE * gpu_memory * GB
+        if fits is not False:
+            break
+    return {"tokens_per_batch": budget, **counts, **bytes_, "total": total, "fits": fits}
+
+
+def tokens_per_batch(job: Mapping, machine: Mapping) -> int | None:
+    """Tokens of a forward pass that a job trains with: on a GPU, what was planned for it.
+
+    Parameters
+    ----------
+    job, machine : as in :func:`choose`, and of the machine its ``device``.
+
+    Returns
+    -------
+    None leaves it to the trainer: on a CPU, or if the GPU's memory is not named.
+    """
+    on_gpu = models.resolve_device(machine["device"]).type == "cuda"
+    if not on_gpu or machine["gpu_memory"] is None:
+        return machine["training_tokens_per_batch"]
+    return choose(job, machine)["tokens_per_batch"]
+
+
 def plan(
-    jobs: Sequence[Mapping], gpu_memory: float | None = None, gradient_checkpointing: bool = True
+    jobs: Sequence[Mapping], machine: Mapping, gradient_checkpointing: bool = True
 ) -> tuple[pd.DataFrame, str]:
     """Training jobs with what each will take, and the arithmetic as text.
 
     Parameters
     ----------
-    jobs : of each its ``model`` and ``alignment`` (names), ``model_folder``, ``pairs`` (table),
-        ``lora``, ``training``, ``quantization``, ``dtype``.
-    gpu_memory : of the GPU, in GB (1e9 bytes); the tokens of a forward pass are then the most
-        that fit.
+    jobs : as in :func:`choose`, and of each its ``model`` and ``alignment`` (names).
+    machine : as in :func:`choose`.
 
     Returns
     -------
-    One row a job (``model, alignment, pairs, steps, tokens, tokens_per_batch``, then the
-    shares of memory and ``total`` in bytes, ``fits``), and lines for people.
+    One row a job (``model``, ``alignment``, then what :func:`choose` gives), and lines for
+    people.
     """
-    rows, lines = [], []
-    for job in jobs:
-        lora = complete(job["lora"], LORA, "lora")
-        training = complete(job["training"], TRAINING, "training")
-        counts = count(job["pairs"], job["model_folder"], training)
-        for budget in TOKENS_PER_BATCH:
-            tokens = min(budget, counts["tokens_per_step"])
-            share = tokens / counts["tokens_per_step"]
-            bytes_ = memory(
-                job["model_folder"],
-                tokens,
-                math.ceil(share * counts["answer_tokens_per_step"]),
-                lora=lora,
-                training=training,
-                quantization=job["quantization"],
-                dtype=job["dtype"],
-                gradient_checkpointing=gradient_checkpointing,
-            )
-            total = sum(bytes_.values())
-            fits = None if gpu_memory is None else total <= USABLE * gpu_memory * GB
-            if fits is not False:
-                break
-        row = {"model": job["model"], "alignment": job["alignment"], **counts}
-        row |= {"tokens_per_batch": budget, **bytes_, "total": total, "fits": fits}
-        rows.append(row)
-        lines += _lines(row, gpu_memory)
+    rows = [
+        {"model": job["model"], "alignment": job["alignment"]}
+        | choose(job, machine, gradient_checkpointing)
+        for job in jobs
+    ]
+    lines = [line for row in rows for line in _lines(row, machine["gpu_memory"])]
     return pd.DataFrame(rows), "\n".join(lines) + "\n"
 
 
@@ -268,7 +327,8 @@ def _lines(row: Mapping, gpu_memory: float | None) -> list[str]:
     lines = [
         f"{row['model']}, {row['alignment']}: {row['pairs']} pairs in {row['steps']} steps, "
         f"{row['tokens']} tokens through the policy and as many through the reference",
-        f"  at most {row['tokens_per_batch']} tokens at once: {text} = {row['total'] / GB:.3f} GB",
+        f"  at most {row['tokens_per_batch']} tokens at once (largest: {row['tokens_at_once']}): "
+        f"{text} = {row['total'] / GB:.3f} GB",
     ]
     if gpu_memory is not None:
         verdict = "fits into" if row["fits"] else "does NOT fit into"

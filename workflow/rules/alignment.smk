@@ -8,6 +8,8 @@ rule train_dpo:
         config="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_config.json",
         card="results/{study}/{model}/{alignment}/seed{seed}/adapter/README.md",
         training="results/{study}/{model}/{alignment}/seed{seed}/training.tsv",
+        # Tokens a second: of the machine, not of the study, and nothing's input.
+        speed="results/{study}/{model}/{alignment}/seed{seed}/training_speed.tsv",
     log:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.log",
     benchmark:

@@ -35,6 +35,7 @@ with log_to(snakemake.log[0]):
             output=adapter,
             tokens_per_batch=plan.tokens_per_batch(job, machine),
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
+            speed=snakemake.output.speed,
         )
     write_table(training, snakemake.output.training)
     checkpoints.discard(params.checkpoints)

@@ -32,6 +32,7 @@ from spillover.alignment_settings import (
     skeleton,
 )
 from spillover.errors import InputError
+from spillover.files import write_table
 from spillover.shared_prefix_dpo import SharedPrefixDPOTrainer, obstacle, tree_of
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ COLUMNS = {
     "pairs": "pairs",
     "tokens": "tokens",
 }
+# Those of its speed: forward and backward passes of policy and reference, no optimiser.
+SPEED = {name: name for name in ("step", "seconds", "pairs_per_second", "tokens_per_second")}
 
 # Losses that sort the pairs of a batch against each other: a step cannot be divided.
 SORTED_LOSSES = {"aot", "aot_unpaired"}
@@ -77,6 +80,7 @@ def train(
     gradient_checkpointing: bool | None = None,
     shared_prefixes: bool = True,
     results: str | None = None,
+    speed: str | Path | None = None,
 ) -> pd.DataFrame:
     """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
 
@@ -100,6 +104,8 @@ def train(
     shared_prefixes : run each distinct beginning of a step's sequences once, where the model
         allows it. False runs each sequence by itself.
     results : where the adapter's evaluation will be, for its model card.
+    speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
+        which is the same whenever the run is made again.
 
     Returns
     -------
@@ -187,13 +193,19 @@ def train(
         seed=seed,
         results=results,
     )
+    if speed is not None:
+        write_table(_table(trainer.state.log_history, SPEED), speed)
     return training_log(trainer.state.log_history)
 
 
 def training_log(history: Sequence[Mapping]) -> pd.DataFrame:
     """One row a step of what a trainer logged, under the names of :data:`COLUMNS`."""
+    return _table(history, COLUMNS)
+
+
+def _table(history: Sequence[Mapping], columns: Mapping[str, str]) -> pd.DataFrame:
     steps = pd.DataFrame([entry for entry in history if "loss" in entry])
-    return pd.DataFrame({name: steps[theirs] for name, theirs in COLUMNS.items()})
+    return pd.DataFrame({name: steps[theirs] for name, theirs in columns.items()})
 
 
 # ------------------------------------------------------------------ data
@@ -377,6 +389,7 @@ class _Steps:
         pairs = inputs["pairs"]
         while True:
             parts = self.divide(pairs, self.loss_types, self.tokens_per_batch)
+            begun = time.perf_counter()
             try:
                 loss = self._accumulate(model, parts)
                 break
@@ -397,7 +410,13 @@ class _Steps:
             clear_device_cache(garbage_collection=True)
             self.tokens_per_batch = smaller
             logger.warning("out of memory; %d tokens at once from here on", self.tokens_per_batch)
-        self._check_finite(loss, pairs)
+        self._check_finite(loss, pairs)  # which waits for a GPU to be done
+        seconds = time.perf_counter() - begun
+        # Trackers see them too, and checkpoints keep them for a run that goes on.
+        metrics = self._metrics["train"]
+        metrics["seconds"] = [seconds]
+        for what in ("pairs", "tokens"):
+            metrics[f"{what}_per_second"] = [metrics[what][0] / seconds]
         return loss
 
     @classmethod

@@ -1,6 +1,7 @@
 """The script of the rule train_dpo: what it passes on, and what it writes where."""
 
 import contextlib
+import importlib.util
 import os
 import runpy
 from pathlib import Path
@@ -68,3 +69,25 @@ def test_results_are_in_their_places_and_the_plans_tokens_are_used(train, tmp_pa
     assert product.to_numpy() == pytest.approx(log["tokens"].to_numpy())
     assert not any("second" in column for column in log)
     assert not (seed / "tracking").exists()
+
+
+@pytest.mark.parametrize(
+    ("tracker", "file"),
+    [("tensorboard", "events.out.tfevents.*"), ("wandb", "offline-run-*/*.wandb")],
+)
+def test_trackers_write_beside_the_training_log(train, tracker, file):
+    if importlib.util.find_spec(tracker) is None:
+        pytest.skip(f"{tracker} is not installed; the project does not need it")
+    seed = train(report_to=[tracker])
+    written = list((seed / "tracking").rglob(file))
+    assert written
+    # Nothing but the results and the tracker's folder: not in the checkpoints, not in ./runs.
+    assert not Path("runs").exists()
+    assert {path.name for path in seed.iterdir()} == {
+        "adapter",
+        "tracking",
+        "training.tsv",
+        "training_speed.tsv",
+    }
+    if tracker == "tensorboard":
+        assert b"tokens_per_second" in b"".join(path.read_bytes() for path in written)

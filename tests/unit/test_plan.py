@@ -39,12 +39,18 @@ def test_weights_are_exact(tmp_path, size, quantization):
 
 
 class Live(TorchDispatchMode):
-    """Bytes of the tensors that operations made and that are still there, and their most."""
+    """Bytes of the tensors that operations made and that are still there, and their most.
 
-    def __init__(self):
+    Parameters
+    ----------
+    before : tensors that were there before: an operation may return a view of one of them, as
+        a linear layer transposes its weight.
+    """
+
+    def __init__(self, before):
         super().__init__()
         self.now = self.most = 0
-        self.known = set()
+        self.known = {tensor.untyped_storage()._cdata for tensor in before}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         output = function(*args, **(kwargs or {}))
@@ -131,7 +137,7 @@ def measure_step(model, rows) -> int:
     optimizer = torch.optim.AdamW(p for p in model.parameters() if p.requires_grad)
     batch = SharedPrefixCollator(model.config, 0)(rows)
     labels = batch["input_ids"].masked_fill(batch.pop("completion_mask") == 0, -100)
-    with Live() as live:
+    with Live(model.parameters()) as live:
         for _ in range(2):
             output = model(**batch, labels=labels, fused_lm_head=True, use_cache=False)
             output.log_probs.sum().backward()

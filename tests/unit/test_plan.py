@@ -1,7 +1,6 @@
 """The plan's arithmetic against models that are really loaded and steps that are really made."""
 
 import weakref
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,7 +14,6 @@ from spillover.shared_prefix_dpo import SharedPrefixCollator, run_over_trees
 from torch.utils._python_dispatch import TorchDispatchMode
 from trl.trainer.utils import add_fused_lm_head
 
-SMOLLM2 = Path(__file__).parents[2] / "resources" / "models" / "smollm2-135m"
 SIZES = {
     "small": {},
     "wide": {"hidden_size": 128, "intermediate_size": 256},
@@ -85,10 +83,8 @@ def test_predicted_memory_is_within_15_percent(tmp_path, size, quantization, dty
 @pytest.mark.parametrize(
     ("quantization", "dtype"), [("none", "float32"), ("none", "bfloat16"), ("nf4", "bfloat16")]
 )
-def test_predicted_memory_of_smollm2_is_within_15_percent(quantization, dtype):
-    if not (SMOLLM2 / "source.json").is_file():
-        pytest.skip(f"{SMOLLM2} is not fetched")
-    predicted, measured = compare_memory(SMOLLM2, quantization, dtype)
+def test_predicted_memory_of_smollm2_is_within_15_percent(smollm2, quantization, dtype):
+    predicted, measured = compare_memory(smollm2, quantization, dtype)
     assert predicted == pytest.approx(measured, rel=0.15)
 
 

@@ -21,12 +21,16 @@ include: "workflow/rules/figures.smk"
 report: "workflow/report/workflow.rst"
 
 
+# Targets, and what needs the network, which a cluster's nodes often lack.
 localrules:
     all,
     tables,
     predictions,
     adapters,
     plan,
+    fetch_bbq,
+    fetch_model,
+    fetch_model_config,
 
 
 rule all:

@@ -86,6 +86,31 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
         ),
         (lambda c: c.update(seeds=[]), "seeds"),
         (lambda c: c["statistics"].update(correction="bonferoni"), "expected one of holm"),
+        (
+            lambda c: c["statistics"].update(resamples=1e4),
+            "statistics.resamples: expected integer, found 10000.0 (float); write it as 10000",
+        ),
+        (
+            lambda c: c["statistics"].update(resamples="1e4"),
+            "found '1e4' (str); write it as 10000",
+        ),
+        (lambda c: c["statistics"].update(resamples=True), "expected integer, found True (bool)"),
+        (
+            lambda c: c["statistics"].update(alpha=float("nan")),
+            "statistics.alpha: expected a finite number, found nan",
+        ),
+        (lambda c: c.update(study=2024), "study: expected string, found 2024 (int); put it in"),
+        (
+            lambda c: c["models"].update(theirs={"predictions": {"base": "a.csv", 0: "b.csv"}}),
+            "models.theirs.predictions: expected keys that are text, found 0 (int)",
+        ),
+        (
+            lambda c: c["models"].update(theirs={"predictions": {"base": "a.parquet"}}),
+            "models.theirs.predictions.base: expected a CSV file (*.csv, or *.csv.gz), found "
+            "'a.parquet'",
+        ),
+        (lambda c: c.update(bbq={"path": "/mine"}), "bbq: expected the key 'type'"),
+        (lambda c: c.update(study="metrics.tsv"), "the name 'metrics.tsv' is taken"),
     ],
 )
 def test_a_fault_is_told_in_one_line_with_its_key(config, spoil, message):
@@ -93,6 +118,13 @@ def test_a_fault_is_told_in_one_line_with_its_key(config, spoil, message):
     with pytest.raises(InputError, match=re.escape(message)) as told:
         configuration.check(config, SCHEMA)
     assert "\n" not in str(told.value)
+
+
+def test_answers_without_alignments_are_told_what_is_expected(config):
+    config["alignments"] = {}
+    config["models"] = {"theirs": {"predictions": {"base": "a.csv", "g/seed0": "b.csv"}}}
+    with pytest.raises(InputError, match=r"no alignments\); found g/seed0"):
+        configuration.check(config, SCHEMA)
 
 
 def test_checking_changes_nothing(config):

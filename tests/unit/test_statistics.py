@@ -566,4 +566,15 @@ def test_each_order_has_a_score_of_its_own():
 
 def test_one_order_tells_nothing_of_position():
     items = make_items()
-    assert statistics.position(items, make_predictions(items, items["gold"])).empty
+    table = statistics.position(items, make_predictions(items, items["gold"]))
+    assert table.empty
+    assert list(table.columns) == statistics.POSITION_COLUMNS
+
+
+def test_the_columns_of_an_empty_table_of_positions_are_those_of_a_full_one():
+    items = make_items()
+    orders = [
+        make_predictions(items, items["gold"]).assign(order=order) for order in ("012", "120")
+    ]
+    table = statistics.position(items, pd.concat(orders))
+    assert list(table.columns[: len(statistics.POSITION_COLUMNS)]) == statistics.POSITION_COLUMNS

@@ -55,6 +55,19 @@ SPILLOVER_COLUMNS = [
     "bias_aligned",
     "bias_perfect_model",
 ]
+POSITION_COLUMNS = [
+    "attribute",
+    "context",
+    "n_items",
+    "n_orders",
+    "content_share",
+    "position_share",
+    "mixed_share",
+    "unparsed_share",
+    "first_place_rate",
+    "second_place_rate",
+    "third_place_rate",
+]
 
 
 def metrics(items: pd.DataFrame, predictions: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -359,8 +372,9 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     One row an attribute and context, over the items asked in more than one order (no row where
-    there is none): ``n_items``, ``n_orders``, the four shares, the share of answers that chose the
-    first, second and third place, and accuracy and bias score for each order alone.
+    there is none): ``n_items``, ``n_orders``, the four shares, the share of answers that chose
+    the first, second and third place, and, if there are rows, accuracy and bias score for each
+    order alone.
     """
     items = outcomes.in_order(items)
     answers = outcomes.align(items, predictions)
@@ -408,7 +422,7 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             row[f"accuracy_{order}"] = table["correct"].mean()
             row[f"bias_score_{order}"] = _mean(outcomes.bias_values(scored, keys["context"]))
         rows.append(row)
-    return _exact_zeros(pd.DataFrame(rows))
+    return _exact_zeros(pd.DataFrame(rows, columns=None if rows else POSITION_COLUMNS))
 
 
 def _answers(items, base, aligned):

@@ -24,10 +24,9 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-
-ROOT = Path(__file__).parent.parent
-
 from spillover import bbq, engine, models, prefix_tree, prompts, scoring
+
+ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
@@ -315,7 +314,7 @@ def tokens(arguments, items, model, tokenizer) -> None:
     modes = {orders: scoring.Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
     modes["cloze, all unknowns"] = scoring.Cloze(tokenizer, unknowns="all")
     for name, mode in modes.items():
-        # Eight batches, with one header, hold about as many blocks as an attribute has here.
+        # As many blocks as --blocks says share one header, as those of a few batches do.
         plain = trees = shared = 0
         for start in range(0, len(blocks), arguments.blocks):
             by_block = [

@@ -28,7 +28,11 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
     import datasets
     import torch
     import yaml
-    from spillover import alignment, alignment_settings, bbq, models, pairs
+    from spillover.alignment import settings, trainer
+    from spillover.alignment.encoding import encode
+    from spillover.data import bbq, pairs
+    from spillover.models.load import load_model, load_tokenizer
+    from spillover.models.tokens import TEMPLATE_SETTINGS
     from transformers import TrainerCallback
     from trl import DPOTrainer
 
@@ -43,7 +47,7 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
 
     class Stock(DPOTrainer):
         def _get_train_sampler(self, train_dataset=None):
-            return alignment.ItemSampler(self.train_dataset["item_id"], self.args.seed)
+            return trainer.ItemSampler(self.train_dataset["item_id"], self.args.seed)
 
         def _send_telemetry(self):
             pass
@@ -56,12 +60,12 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
 
         on_train_end = on_step_begin
 
-    tokenizer = models.load_tokenizer(options.model)
-    model = models.load(options.model, options.quantization, options.dtype, "cpu")
+    tokenizer = load_tokenizer(options.model)
+    model = load_model(options.model, options.quantization, options.dtype, "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = alignment.arguments(
-            alignment_settings.OBJECTIVE,
-            alignment_settings.TRAINING | {"pairs_per_step": options.pairs_per_step},
+        arguments = trainer.arguments(
+            settings.OBJECTIVE,
+            settings.TRAINING | {"pairs_per_step": options.pairs_per_step},
             seed=0,
             folder=Path(scratch),
             device=torch.device("cpu"),
@@ -70,7 +74,7 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
         common = {
             "args": arguments,
             "processing_class": tokenizer,
-            "peft_config": alignment_settings.lora_config(alignment_settings.LORA),
+            "peft_config": settings.lora_config(settings.LORA),
             "callbacks": [Clock()],
         }
         if kind == "stock":
@@ -78,12 +82,12 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
             arguments.gradient_accumulation_steps = (
                 options.pairs_per_step // options.stock_pairs_at_once
             )
-            settings = {"chat_template_kwargs": models.TEMPLATE_SETTINGS}
+            settings = {"chat_template_kwargs": TEMPLATE_SETTINGS}
             rows = [row | settings for row in table.to_dict("records")]
             trainer = Stock(model, train_dataset=datasets.Dataset.from_list(rows), **common)
         else:
-            rows = alignment.encode(table, tokenizer, max_length=1024)
-            trainer = alignment.SharedTrainer(
+            rows = encode(table, tokenizer, max_length=1024)
+            trainer = trainer.SharedTrainer(
                 model,
                 train_dataset=datasets.Dataset.from_list(rows),
                 tokens_per_batch=options.tokens_per_batch,

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import expit, ndtr
-from spillover import outcomes
-from spillover.clustered import clustered_mean, equivalence_p, sign_flip_p
+from spillover.statistics import outcomes
+from spillover.statistics.clustered import clustered_mean, equivalence_p, sign_flip_p
 
 TARGETED = "Gender_identity"
 ACCURACY = {"ambig": 0.42, "disambig": 0.89}  # mean over templates, UnifiedQA-11B

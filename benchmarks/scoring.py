@@ -24,7 +24,14 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from spillover import bbq, engine, models, prefix_tree, prompts, scoring
+from spillover.data import bbq, prompts
+from spillover.models import prefix_tree
+from spillover.models.load import load_model, load_tokenizer
+from spillover.scoring import engine
+from spillover.scoring.cloze import Cloze
+from spillover.scoring.generate import Generate
+from spillover.scoring.letter import Letter
+from spillover.scoring.score import score
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,8 +54,8 @@ def main() -> None:
     items = read_items(arguments)
     if arguments.peak_memory_of:
         return print_peak_memory(arguments, sample(items, arguments.peak_memory_of))
-    model = models.load(arguments.model, "none", arguments.dtype, "cpu")
-    tokenizer = models.load_tokenizer(arguments.model)
+    model = load_model(arguments.model, "none", arguments.dtype, "cpu")
+    tokenizer = load_tokenizer(arguments.model)
     print(f"torch {torch.__version__}, {arguments.threads} threads, {arguments.dtype}")
     for name in arguments.only:
         PARTS[name](arguments, items, model, tokenizer)
@@ -123,7 +130,7 @@ def best_plain(model, mode, items: pd.DataFrame) -> WithoutTrees:
 
 
 def run_mode(mode, running: engine.Engine, items: pd.DataFrame) -> list:
-    """What :func:`scoring.score` does but for its table: encode, run, read."""
+    """What :func:`score.score` does but for its table: encode, run, read."""
     blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
     with torch.inference_mode():
         mode.prepare(running, items.to_dict("records"))
@@ -150,7 +157,7 @@ def tokens_of_passes(mode, running: engine.Engine, items: pd.DataFrame) -> int:
 
 
 def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> None:
-    mode = scoring.Letter(tokenizer, prompts.ORDERS[orders])
+    mode = Letter(tokenizer, prompts.ORDERS[orders])
     items = sample(items, n_blocks)
     plain = best_plain(model, mode, items)
     shared = engine.Engine(model)
@@ -205,7 +212,7 @@ def cloze(arguments, items, model, tokenizer) -> None:
         for i, item in enumerate(items.to_dict("records"))
         for text, _ in prompts.cloze_candidates(item, "all")
     ]
-    mode = scoring.Cloze(tokenizer, unknowns="all")
+    mode = Cloze(tokenizer, unknowns="all")
     shared = engine.Engine(model)
     seconds = alternate(
         {
@@ -219,7 +226,7 @@ def cloze(arguments, items, model, tokenizer) -> None:
 
 def limit(arguments, items, model, tokenizer) -> None:
     """4: how near the limit of the matrix products that cannot be avoided."""
-    mode = scoring.Letter(tokenizer, prompts.ORDERS["given"])
+    mode = Letter(tokenizer, prompts.ORDERS["given"])
     items = sample(items, arguments.blocks)
     shared = engine.Engine(model)
     n_tokens = tokens_of_passes(mode, shared, items)
@@ -285,15 +292,13 @@ def memory(arguments, items, model, tokenizer) -> None:
 
 def print_peak_memory(arguments, items) -> None:
     """Peak of resident memory while scoring, above what the loaded model takes (Linux only)."""
-    model = models.load(arguments.model, "none", arguments.dtype, "cpu")
-    tokenizer = models.load_tokenizer(arguments.model)
-    scoring.score(items.iloc[:4], model, tokenizer)  # pages in weights and kernels
+    model = load_model(arguments.model, "none", arguments.dtype, "cpu")
+    tokenizer = load_tokenizer(arguments.model)
+    score(items.iloc[:4], model, tokenizer)  # pages in weights and kernels
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory_peak()
     with tempfile.TemporaryDirectory() as folder:
-        scoring.score(
-            items, model, tokenizer, tokens_per_batch=arguments.memory_budget, partial=folder
-        )
+        score(items, model, tokenizer, tokens_per_batch=arguments.memory_budget, partial=folder)
     print(
         f"{len(items)} items, {arguments.memory_budget} tokens a batch: {before:.0f} MB with the "
         f"model, {memory_peak() - before:.0f} MB more in scoring"
@@ -311,8 +316,8 @@ def tokens(arguments, items, model, tokenizer) -> None:
     items = sample(items, 10 * arguments.blocks)
     blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
     print(f"\ntokens of {len(items)} items")
-    modes = {orders: scoring.Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
-    modes["cloze, all unknowns"] = scoring.Cloze(tokenizer, unknowns="all")
+    modes = {orders: Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
+    modes["cloze, all unknowns"] = Cloze(tokenizer, unknowns="all")
     for name, mode in modes.items():
         # As many blocks as --blocks says share one header, as those of a few batches do.
         plain = trees = shared = 0
@@ -335,7 +340,7 @@ def tokens(arguments, items, model, tokenizer) -> None:
 
 
 def texts(arguments, items, model, tokenizer, orders, n_blocks) -> None:
-    mode = scoring.Generate(tokenizer, prompts.ORDERS[orders])
+    mode = Generate(tokenizer, prompts.ORDERS[orders])
     items = sample(items, n_blocks)
     plain, shared = best_plain(model, mode, items), engine.Engine(model)
     seconds = alternate(

@@ -18,8 +18,13 @@ import time
 import numpy as np
 import pandas as pd
 from scipy import stats
-from spillover import outcomes, statistics
-from spillover.clustered import clustered_mean, sign_flip_p
+from spillover.statistics import outcomes
+from spillover.statistics.aggregate import aggregate
+from spillover.statistics.changes import compare, correct, pair
+from spillover.statistics.clustered import clustered_mean, sign_flip_p
+from spillover.statistics.metrics import metrics
+from spillover.statistics.position import position
+from spillover.statistics.transitions import transitions
 
 SETTINGS = {
     "alpha": 0.05,
@@ -62,14 +67,14 @@ def study(items):
     tables = []
     for name, (base, *aligned) in enumerate(models):
         for run in (base, *aligned):
-            statistics.metrics(items, run)
-            statistics.position(items, run)
+            metrics(items, run)
+            position(items, run)
         compared = (items, base, dict(enumerate(aligned)))
-        table = statistics.compare(*compared, SETTINGS).assign(model=name, alignment="a")
+        table = compare(*compared, SETTINGS).assign(model=name, alignment="a")
         tables.append(table.assign(targeted=table["attribute"] == TARGET))
-        statistics.aggregate(*compared, SETTINGS, [TARGET])
-        statistics.transitions(*compared)
-    statistics.correct(pd.concat(tables, ignore_index=True), SETTINGS)
+        aggregate(*compared, SETTINGS, [TARGET])
+        transitions(*compared)
+    correct(pd.concat(tables, ignore_index=True), SETTINGS)
     return time.perf_counter() - start, time.process_time() - busy
 
 
@@ -88,7 +93,7 @@ def answers(items, rng):
 def against_scipy(items):
     """The same test and interval by scipy.stats, on every attribute and context of one model."""
     rng = np.random.default_rng(1)
-    paired = statistics.pair(items, answers(items, rng), {0: answers(items, rng)})
+    paired = pair(items, answers(items, rng), {0: answers(items, rng)})
     spent = dict.fromkeys(("sign_flip_p", "permutation_test", "clustered_mean", "bootstrap"), 0.0)
     differences = {"p": 0.0, "half width": 0.0}
 

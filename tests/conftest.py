@@ -29,8 +29,9 @@ def nine_attributes(pins) -> list[str]:
 @pytest.fixture(scope="session")
 def bbq_files(pins, tmp_path_factory) -> dict[str, bytes]:
     """Published files of BBQ: those that the workflow fetched, or else the pinned wheel's."""
-    from spillover import bbq, downloads
-    from spillover.errors import InputError
+    from spillover.core import downloads
+    from spillover.core.errors import InputError
+    from spillover.data import bbq
 
     try:
         return bbq.read_folder(ROOT / "resources" / "bbq", pins)
@@ -50,7 +51,7 @@ def bbq_items(bbq_files, pins):
     """Item table of an attribute, made once."""
     from functools import cache
 
-    from spillover import bbq
+    from spillover.data import bbq
 
     @cache
     def items(attribute: str):
@@ -67,8 +68,8 @@ def bbq_items(bbq_files, pins):
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory) -> Path:
     """The default study's model: the workflow's if it was fetched, or else the pinned wheel's."""
-    from spillover import downloads
-    from spillover.errors import InputError
+    from spillover.core import downloads
+    from spillover.core.errors import InputError
 
     fetched = ROOT / "resources" / "models" / "smollm2-135m"
     if (fetched / "source.json").is_file():

@@ -1,7 +1,7 @@
 """Preference pairs on questions made up in code."""
 
 import pandas as pd
-from spillover.pairs import build_pairs
+from spillover.data.pairs import build_pairs
 
 
 def make_pairs(n_items: int, format: str) -> pd.DataFrame:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from spillover import configuration
-from spillover.errors import InputError
+from spillover import study
+from spillover.alignment import settings
+from spillover.core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
@@ -20,7 +21,7 @@ def config():
 
 @pytest.mark.parametrize("name", ["config.yaml", "studies/paper.yaml"])
 def test_the_studies_that_come_along_are_valid(name):
-    configuration.check(yaml.safe_load((ROOT / name).read_text()), SCHEMA)
+    study.check(yaml.safe_load((ROOT / name).read_text()), SCHEMA)
 
 
 def test_every_key_is_described_and_unknown_ones_are_refused():
@@ -116,7 +117,7 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
 def test_a_fault_is_told_in_one_line_with_its_key(config, spoil, message):
     spoil(config)
     with pytest.raises(InputError, match=re.escape(message)) as told:
-        configuration.check(config, SCHEMA)
+        study.check(config, SCHEMA)
     assert "\n" not in str(told.value)
 
 
@@ -124,28 +125,26 @@ def test_answers_without_alignments_are_told_what_is_expected(config):
     config["alignments"] = {}
     config["models"] = {"theirs": {"predictions": {"base": "a.csv", "g/seed0": "b.csv"}}}
     with pytest.raises(InputError, match=r"no alignments\); found g/seed0"):
-        configuration.check(config, SCHEMA)
+        study.check(config, SCHEMA)
 
 
 def test_checking_changes_nothing(config):
     before = copy.deepcopy(config)
-    configuration.check(config, SCHEMA)
+    study.check(config, SCHEMA)
     assert config == before
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_library():
-    from spillover import alignment_settings
-
     parts = SCHEMA["$defs"]["alignment"]["properties"]
     keys = {"objective": "OBJECTIVE", "lora": "LORA", "training": "TRAINING"}
     machine = SCHEMA["properties"]["machine"]["properties"]
     for part, name in keys.items():
         described = parts[part]["properties"] | (machine if part == "training" else {})
-        for key, default in getattr(alignment_settings, name).items():
+        for key, default in getattr(settings, name).items():
             assert described[key]["default"] == default, f"{part}.{key}"
 
 
 def test_checking_needs_no_torch():
-    code = "import sys; from spillover import configuration; sys.exit('torch' in sys.modules)"
+    code = "import sys; from spillover import study; sys.exit('torch' in sys.modules)"
     environment = {"PYTHONPATH": str(ROOT / "workflow/scripts")}
     assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == 0

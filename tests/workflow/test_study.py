@@ -121,20 +121,20 @@ def test_a_lost_prediction_reruns_its_scoring_and_the_tables(finished):
 
 
 def test_a_figures_code_reruns_the_figures_only(finished):
-    finished.edit("figures", "#D55E00", "#D55E01")
+    finished.edit("report/figures", "#D55E00", "#D55E01")
     assert finished.planned() == FIGURES
-    finished.edit("figures", "#D55E01", "#D55E00")
+    finished.edit("report/figures", "#D55E01", "#D55E00")
 
 
 def test_a_comment_reruns_nothing(finished):
-    finished.edit("scoring", "import logging", "# a comment\nimport logging")
+    finished.edit("scoring/score", "import logging", "# a comment\nimport logging")
     assert finished.planned() == {}
 
 
 def test_code_of_scoring_reruns_scoring_and_what_follows_not_training(finished):
-    finished.edit("scoring", "SECONDS_BETWEEN_REPORTS = 10", "SECONDS_BETWEEN_REPORTS = 11")
+    finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 10", "SECONDS_BETWEEN_REPORTS = 11")
     assert finished.planned() == {"score_items": 12} | TABLES | FIGURES
-    finished.edit("scoring", "SECONDS_BETWEEN_REPORTS = 11", "SECONDS_BETWEEN_REPORTS = 10")
+    finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 11", "SECONDS_BETWEEN_REPORTS = 10")
 
 
 def test_a_new_model_runs_its_own_jobs_only(finished, tiny_folder):

@@ -30,7 +30,7 @@ rule train_dpo:
         training=lookup("alignments/{alignment}/training", within=config),
         # Undeclared on purpose: Snakemake removes what is declared before each attempt.
         checkpoints="results/{study}/{model}/{alignment}/.checkpoints-seed{seed}",
-        code=fingerprint("alignment"),
+        code=fingerprint("alignment.train"),
     script:
         "../scripts/train_dpo.py"
 
@@ -64,7 +64,7 @@ rule diagnose_alignment:
         pairs=lookup("alignments/{alignment}/pairs/format", within=config),
         max_length=lookup("alignments/{alignment}/training/max_length", within=config),
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
-        code=fingerprint("diagnostics", "pairs"),
+        code=fingerprint("alignment.diagnostics", "alignment.encoding", "data.pairs"),
     script:
         "../scripts/diagnose_alignment.py"
 
@@ -109,7 +109,7 @@ rule plan_training:
         models=lookup("models", within=config),
         alignments=lookup("alignments", within=config),
         machine=get_gpu_settings,
-        code=fingerprint("plan"),
+        code=fingerprint("alignment.plan"),
     script:
         "../scripts/plan_training.py"
 

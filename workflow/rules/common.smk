@@ -9,16 +9,16 @@ from snakemake.utils import validate
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
-from spillover import configuration
-from spillover.errors import InputError
-from spillover.provenance import fingerprint
+from spillover import study
+from spillover.core.errors import InputError
+from spillover.core.provenance import fingerprint
 from yaml import safe_load
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
 PINS = Path(workflow.basedir) / "resources" / "bbq.yaml"
 
 try:
-    configuration.check(config, safe_load(SCHEMA.read_text()))
+    study.check(config, safe_load(SCHEMA.read_text()))
 except InputError as error:
     names = " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
     sys.exit(f"{names}: {error}")

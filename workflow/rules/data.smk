@@ -59,6 +59,6 @@ rule prepare_items:
         runtime=10,
     params:
         pin=lambda wildcards: BBQ["attributes"][wildcards.attribute],
-        code=fingerprint("bbq"),
+        code=fingerprint("data.bbq"),
     script:
         "../scripts/prepare_items.py"

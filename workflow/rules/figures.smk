@@ -20,7 +20,7 @@ rule plot_accuracy_change:
         runtime=10,
     params:
         alpha=lookup("statistics/alpha", within=config),
-        code=fingerprint("figures"),
+        code=fingerprint("report.figures"),
     script:
         "../scripts/plot_accuracy_change.py"
 
@@ -47,7 +47,7 @@ rule plot_bias_scores:
         runtime=10,
     params:
         target=lookup("alignments/{alignment}/target", within=config),
-        code=fingerprint("figures"),
+        code=fingerprint("report.figures"),
     script:
         "../scripts/plot_bias_scores.py"
 

@@ -18,6 +18,6 @@ rule build_pairs:
         exclude_groups=lookup("alignments/{alignment}/exclude_groups", within=config),
         split=lookup("alignments/{alignment}/split", within=config),
         pairs=lookup("alignments/{alignment}/pairs", within=config),
-        code=fingerprint("pairs"),
+        code=fingerprint("data.pairs"),
     script:
         "../scripts/build_pairs.py"

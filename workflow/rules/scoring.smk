@@ -23,7 +23,7 @@ rule score_items:
         model=get_model_settings,
         evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
-        code=fingerprint("scoring", "outcomes"),
+        code=fingerprint("scoring.score", "statistics.outcomes"),
         partial="results/{study}/{model}/{run}/predictions/.partial-{attribute}",
     script:
         "../scripts/score_items.py"

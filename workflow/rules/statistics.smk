@@ -29,7 +29,7 @@ rule compute_metrics:
         runs=get_runs,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("runs", "statistics"),
+        code=fingerprint("statistics.runs", "statistics.metrics", "statistics.position"),
     script:
         "../scripts/compute_metrics.py"
 
@@ -72,7 +72,7 @@ rule test_spillover:
         targets=get_targets,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("runs", "statistics"),
+        code=fingerprint("statistics.runs", "statistics.aggregate", "statistics.transitions"),
     script:
         "../scripts/test_spillover.py"
 

@@ -3,10 +3,10 @@
 import json
 
 import pandas as pd
-from spillover import bbq
-from spillover import pairs as preference
-from spillover.files import read_table, replacing, write_table
-from spillover.logs import log_to
+from spillover.core.files import read_table, replacing, write_table
+from spillover.core.logs import log_to
+from spillover.data import bbq
+from spillover.data import pairs as preference
 
 with log_to(snakemake.log[0]):
     split = snakemake.params.split

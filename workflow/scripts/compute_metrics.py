@@ -3,14 +3,17 @@
 from pathlib import Path
 
 import pandas as pd
-from spillover import runs, statistics
-from spillover.files import read_table, write_table
-from spillover.logs import log_to
+from spillover.core.files import read_table, write_table
+from spillover.core.logs import log_to
+from spillover.statistics import runs
+from spillover.statistics.metrics import metrics
+from spillover.statistics.position import position
+from spillover.statistics.tables import stack
 
 with log_to(snakemake.log[0]):
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
-    metrics, positions = [], []
+    scores, positions = [], []
     for model, files_by_run in snakemake.params.runs.items():
         for run, files in files_by_run.items():
             asked = runs.asked_items(items, runs.heldout_for(run, heldout), snakemake.params.blocks)
@@ -18,7 +21,7 @@ with log_to(snakemake.log[0]):
             answered = runs.items_of(items, predictions)
             keys = {"model": model, "run": run}
             alpha = snakemake.params.statistics["alpha"]
-            metrics.append(statistics.metrics(answered, predictions, alpha).assign(**keys))
-            positions.append(statistics.position(answered, predictions).assign(**keys))
-    for tables, path in zip([metrics, positions], snakemake.output, strict=True):
-        write_table(runs.stack(tables, ["model", "run"]), path)
+            scores.append(metrics(answered, predictions, alpha).assign(**keys))
+            positions.append(position(answered, predictions).assign(**keys))
+    for tables, path in zip([scores, positions], snakemake.output, strict=True):
+        write_table(stack(tables, ["model", "run"]), path)

@@ -4,20 +4,23 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from spillover import alignment, bbq, diagnostics, models
-from spillover import pairs as preference
-from spillover.files import read_table, write_table
-from spillover.logs import log_to
+from spillover.alignment import diagnostics
+from spillover.alignment.encoding import encode
+from spillover.core.files import read_table, write_table
+from spillover.core.logs import log_to
+from spillover.data import bbq
+from spillover.data import pairs as preference
+from spillover.models.load import load_model, load_tokenizer
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     params = snakemake.params
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = bbq.evaluated_items(items, [read_table(snakemake.input.heldout)], params.blocks)
-    tokenizer = models.load_tokenizer(snakemake.input.model)
+    tokenizer = load_tokenizer(snakemake.input.model)
     pairs = preference.build_pairs(heldout, params.pairs)
-    rows = alignment.encode(pairs, tokenizer, params.max_length)
-    model = models.load(
+    rows = encode(pairs, tokenizer, params.max_length)
+    model = load_model(
         snakemake.input.model,
         **params.model,
         device=snakemake.config["machine"]["device"],

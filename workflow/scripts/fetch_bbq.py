@@ -4,9 +4,10 @@ import tempfile
 from pathlib import Path
 
 import yaml
-from spillover import bbq, downloads
-from spillover.files import replacing
-from spillover.logs import log_to
+from spillover.core import downloads
+from spillover.core.files import replacing
+from spillover.core.logs import log_to
+from spillover.data import bbq
 
 with log_to(snakemake.log[0]):
     pins = yaml.safe_load(Path(snakemake.input.pins).read_text())

@@ -2,13 +2,14 @@
 
 import json
 
-from spillover import downloads, models
-from spillover.files import replacing
-from spillover.logs import log_to
+from spillover.core import downloads
+from spillover.core.files import replacing
+from spillover.core.logs import log_to
+from spillover.models.check import check_folder
 
 with log_to(snakemake.log[0]), replacing(snakemake.output[0]) as folder:
     record = downloads.fetch_model(snakemake.params.source, folder)
-    models.check_folder(folder)
+    check_folder(folder)
     source = folder / "source.json"
     source.unlink(missing_ok=True)  # it may be a link to a file of the user's
     source.write_text(json.dumps(record, indent=2) + "\n")

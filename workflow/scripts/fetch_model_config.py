@@ -1,8 +1,8 @@
 """Fetch a model's configuration and tokenizer without its weights, for the plan."""
 
-from spillover import downloads
-from spillover.files import replacing
-from spillover.logs import log_to
+from spillover.core import downloads
+from spillover.core.files import replacing
+from spillover.core.logs import log_to
 
 with log_to(snakemake.log[0]), replacing(snakemake.output[0]) as folder:
     downloads.fetch_model(snakemake.params.source, folder, weights=False)

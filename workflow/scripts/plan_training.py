@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from spillover import plan
-from spillover.files import read_table, replacing, write_table
-from spillover.logs import log_to
+from spillover.alignment import plan
+from spillover.core.files import read_table, replacing, write_table
+from spillover.core.logs import log_to
 
 with log_to(snakemake.log[0]):
     params = snakemake.params

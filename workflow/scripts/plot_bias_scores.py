@@ -1,8 +1,8 @@
 """Bias scores of each attribute and context, before and after."""
 
-from spillover import figures
-from spillover.files import read_table
-from spillover.logs import log_to
+from spillover.core.files import read_table
+from spillover.core.logs import log_to
+from spillover.report import figures
 
 with log_to(snakemake.log[0]):
     figure = figures.bias_scores(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from spillover import bbq
-from spillover.files import write_table
-from spillover.logs import log_to
+from spillover.core.files import write_table
+from spillover.core.logs import log_to
+from spillover.data import bbq
 
 with log_to(snakemake.log[0]):
     items = bbq.prepare_items(

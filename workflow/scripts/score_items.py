@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import torch
-from spillover import bbq, models, outcomes, scored_blocks, scoring
-from spillover.files import file_sha256, read_table, sha256, write_table
-from spillover.logs import log_to
+from spillover.core.files import file_sha256, read_table, sha256, write_table
+from spillover.core.logs import log_to
+from spillover.data import bbq
+from spillover.models.load import load_model, load_tokenizer
+from spillover.scoring import scored_blocks
+from spillover.scoring.score import score
+from spillover.statistics import outcomes
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
@@ -20,7 +24,7 @@ with log_to(snakemake.log[0]):
         [read_table(path) for path in snakemake.input.get("heldout", [])],
         params.blocks,
     )
-    model = models.load(
+    model = load_model(
         model_folder,
         **params.model,
         device=machine["device"],
@@ -29,10 +33,10 @@ with log_to(snakemake.log[0]):
     depends_on = [params.model, params.evaluation, params.code]
     depends_on += [(model_folder / "source.json").read_text()]
     depends_on += [file_sha256(path) for path in adapter or []]
-    predictions = scoring.score(
+    predictions = score(
         items,
         model,
-        models.load_tokenizer(model_folder),
+        load_tokenizer(model_folder),
         **params.evaluation,
         tokens_per_batch=machine["tokens_per_batch"],
         partial=params.partial,

@@ -3,15 +3,19 @@
 from pathlib import Path
 
 import pandas as pd
-from spillover import runs, statistics
-from spillover.files import read_table, write_table
-from spillover.logs import log_to
+from spillover.core.files import read_table, write_table
+from spillover.core.logs import log_to
+from spillover.statistics import runs
+from spillover.statistics.aggregate import aggregate
+from spillover.statistics.changes import compare, correct
+from spillover.statistics.tables import stack
+from spillover.statistics.transitions import transitions
 
 with log_to(snakemake.log[0]):
     settings = snakemake.params.statistics
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
-    changes, aggregates, transitions = [], [], []
+    changes, aggregates, states = [], [], []
     for model, files_by_run in snakemake.params.runs.items():
         for alignment, targets in snakemake.params.targets.items():
             asked = runs.asked_items(
@@ -26,12 +30,12 @@ with log_to(snakemake.log[0]):
             answered = runs.items_of(items, next(iter(aligned.values())))
             compared = (answered, base, aligned)
             keys = {"model": model, "alignment": alignment}
-            change = statistics.compare(*compared, settings).assign(**keys)
+            change = compare(*compared, settings).assign(**keys)
             changes.append(change.assign(targeted=change["attribute"].isin(targets)))
-            aggregate = statistics.aggregate(*compared, settings, targets)
-            aggregates.append(aggregate.assign(**keys))
-            transitions.append(statistics.transitions(*compared).assign(**keys))
-    changes = statistics.correct(pd.concat(changes, ignore_index=True), settings)
-    write_table(changes, snakemake.output.spillover)
-    write_table(runs.stack(aggregates, ["model", "alignment"]), snakemake.output.aggregate)
-    write_table(runs.stack(transitions, ["model", "alignment"]), snakemake.output.transitions)
+            pooled = aggregate(*compared, settings, targets)
+            aggregates.append(pooled.assign(**keys))
+            states.append(transitions(*compared).assign(**keys))
+    table = correct(pd.concat(changes, ignore_index=True), settings)
+    write_table(table, snakemake.output.spillover)
+    write_table(stack(aggregates, ["model", "alignment"]), snakemake.output.aggregate)
+    write_table(stack(states, ["model", "alignment"]), snakemake.output.transitions)

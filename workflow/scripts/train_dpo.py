@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import torch
-from spillover import alignment, checkpoints, plan
-from spillover.files import read_table, replacing, write_table
-from spillover.logs import log_to
+from spillover.alignment import checkpoints, plan
+from spillover.alignment.train import train
+from spillover.core.files import read_table, replacing, write_table
+from spillover.core.logs import log_to
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
@@ -27,7 +28,7 @@ with log_to(snakemake.log[0]):
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(tracking)
     os.environ.setdefault("WANDB_MODE", "offline")
     with replacing(Path(snakemake.output.weights).parent) as adapter:
-        training = alignment.train(
+        training = train(
             **job,
             device=machine["device"],
             seed=int(snakemake.wildcards.seed),

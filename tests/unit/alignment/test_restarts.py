@@ -1,0 +1,167 @@
+"""Training that is killed, short of memory or out of bounds."""
+
+import logging
+import multiprocessing
+import random
+import shutil
+import time
+
+import pandas as pd
+import pytest
+import tiny_models
+import torch
+from preferences import make_pairs
+from safetensors.torch import load_file
+from spillover.alignment import checkpoints as saved
+from spillover.alignment import shared_prefix_dpo
+from spillover.core.errors import InputError
+from tiny_training import train, weights
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_models.make(tmp_path_factory.mktemp("model"), "llama", pad_is_eos=True)
+
+
+def test_out_of_memory_halves_what_runs_at_once(folder, tmp_path, monkeypatch, caplog):
+    pairs = make_pairs(8, "three_option")
+    settings = {"lora": {"dropout": 0.0}, "training": {"pairs_per_step": 8}}
+    whole = train(folder, tmp_path / "a", pairs, **settings)
+    sizes = []
+    collate = shared_prefix_dpo.SharedPrefixCollator.__call__
+
+    def limited(self, part):
+        batch = collate(self, part)
+        sizes.append(batch["tree"]["input_ids"].shape[1])
+        if sizes[-1] > 250:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return batch
+
+    monkeypatch.setattr(shared_prefix_dpo.SharedPrefixCollator, "__call__", limited)
+    with caplog.at_level(logging.WARNING, logger="spillover"):
+        halved = train(folder, tmp_path / "b", pairs, **settings)
+    assert "out of memory" in caplog.text
+    assert max(sizes) > 250
+    assert max(sizes[-4:]) <= 250
+    pd.testing.assert_frame_equal(
+        whole.drop(columns="tokens"), halved.drop(columns="tokens"), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_memory_for_no_item_is_one_line(folder, tmp_path, monkeypatch):
+    def none(self, part):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(shared_prefix_dpo.SharedPrefixCollator, "__call__", none)
+    with pytest.raises(InputError, match=r"out of memory with .* tokens in one forward pass"):
+        train(folder, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops(folder, tmp_path):
+    training = {"learning_rate": 1e30, "epochs": 4, "checkpoint_steps": 1, "max_grad_norm": 1e9}
+    with pytest.raises(InputError, match=r"at step \d+ \(pairs of Age:\d.*checkpoint-\d+") as error:
+        train(folder, tmp_path, training=training)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "adapter").exists()
+    checkpoint = saved.last(tmp_path / "checkpoints")
+    tensors = load_file(checkpoint / "adapter_model.safetensors").values()
+    assert all(tensor.isfinite().all() for tensor in tensors)
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path, caplog):
+    saved.open_folder(tmp_path, {"seed": 0, "lora": {"r": 16}})
+    for step in (9, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").write_text("abc")
+        saved.mark_whole(tmp_path / f"checkpoint-{step}")
+    assert saved.open_folder(tmp_path, {"seed": 0, "lora": {"r": 16}}).name == "checkpoint-10"
+    with caplog.at_level(logging.WARNING, logger="spillover"):
+        assert saved.open_folder(tmp_path, {"seed": 0, "lora": {"r": 8}}) is None
+    assert "another lora; starting over" in caplog.text
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_half_written_checkpoints_are_passed_over(tmp_path):
+    saved.open_folder(tmp_path, {})
+    for step in (1, 2, 3):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "weights").write_text("abc")
+        if step < 3:
+            saved.mark_whole(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-2" / "weights").write_text("a")
+    assert saved.open_folder(tmp_path, {}).name == "checkpoint-1"
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+def _attempt(folder, scratch, pairs):
+    """In a process of its own: what a job does."""
+    torch.set_num_threads(1)
+    logging.disable()
+    log = train(
+        folder,
+        scratch,
+        pairs,
+        # Half a millisecond: a checkpoint by time after every step.
+        training={"epochs": 2, "checkpoint_steps": 3, "checkpoint_minutes": 1e-5},
+    )
+    log.to_csv(scratch / "log.csv")
+
+
+def test_twenty_kills_leave_the_same_adapter(folder, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["spillover.alignment.train", "tiny_models", "preferences", "pytest"]
+    )
+    pairs = make_pairs(16, "three_option")
+
+    def start(scratch):
+        process = context.Process(target=_attempt, args=(folder, scratch, pairs))
+        process.start()
+        return process
+
+    def begin():
+        begun = time.monotonic()
+        process = start(tmp_path / "calm")
+        process.join()
+        assert process.exitcode == 0
+        return time.monotonic() - begun
+
+    begin()  # imports
+    shutil.rmtree(tmp_path / "calm")
+    duration = begin()
+    calm, log = weights(tmp_path / "calm"), (tmp_path / "calm" / "log.csv").read_bytes()
+    moments = random.Random(0)
+    kills, resumed = 0, set()
+    while kills < 20:
+        scratch = tmp_path / f"chain{kills}"
+        while True:
+            checkpoint = saved.last(scratch / "checkpoints")
+            resumed.add(checkpoint.name if checkpoint else None)
+            process = start(scratch)
+            process.join(moments.uniform(0.3, 1) * duration)
+            if process.exitcode is None:
+                process.kill()
+                kills += 1
+            process.join()
+            if process.exitcode == 0:
+                break
+        chain = weights(scratch)
+        assert chain.keys() == calm.keys()
+        assert all(torch.equal(chain[name], calm[name]) for name in calm)
+        assert (scratch / "log.csv").read_bytes() == log
+    # The chain went on from checkpoints, and did not begin again each time.
+    assert len(resumed) > 3
+
+
+def test_a_finished_runs_checkpoints_can_be_discarded(folder, tmp_path):
+    train(folder, tmp_path, training={"checkpoint_steps": 1})
+    assert [path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")] == [
+        "checkpoint-2"
+    ]
+    saved.discard(tmp_path / "checkpoints")
+    assert not (tmp_path / "checkpoints").exists()

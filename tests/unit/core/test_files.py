@@ -1,0 +1,110 @@
+import errno
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from spillover.core import files
+from spillover.core.errors import InputError
+
+SCRIPTS = Path(__file__).parents[3] / "workflow" / "scripts"
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("old")
+
+    def write_half():
+        with files.replacing(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.tsv"]
+
+
+def test_a_folder_takes_the_place_of_the_old_one(tmp_path):
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "old").touch()
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert os.listdir(folder) == ["new"]
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(tmp_path):
+    def fill():
+        with files.replacing(tmp_path / "a.tsv") as temporary:
+            temporary.write_text("half")
+            Path("/dev/full").write_text("x")  # the kernel's own ENOSPC
+
+    with pytest.raises(InputError, match=r"a\.tsv: no space left on the disk"):
+        fill()
+    assert os.listdir(tmp_path) == []
+
+
+def test_errors_that_wrap_a_full_disk_are_seen_through():
+    wrapped = RuntimeError("writer failed")
+    wrapped.__cause__ = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert files.disk_is_full(wrapped)
+    assert not files.disk_is_full(RuntimeError("another"))
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.tsv"])
+def test_tables_come_back_and_are_the_same_bytes(tmp_path, name):
+    table = pd.DataFrame({"n": [1, 2], "share": [1 / 3, None], "name": ["a", "b"]})
+    files.write_table(table, tmp_path / name)
+    first = (tmp_path / name).read_bytes()
+    files.write_table(table, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == first
+    back = files.read_table(tmp_path / name)
+    pd.testing.assert_frame_equal(back, table, check_dtype=False, rtol=1e-9)
+
+
+def test_a_truncated_table_is_told_in_one_line(tmp_path):
+    files.write_table(pd.DataFrame({"n": range(1000)}), tmp_path / "t.parquet")
+    data = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(data[:-50])
+    with pytest.raises(InputError, match=r"t.parquet: cannot be read"):
+        files.read_table(tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="missing"):
+        files.read_table(tmp_path / "absent.parquet")
+
+
+JOB = """
+import sys
+sys.path.insert(0, {scripts!r})
+import logging, os
+from spillover.core.errors import InputError
+from spillover.core.logs import log_to
+with log_to({log!r}):
+    logging.getLogger("spillover.x").info("half way")
+    os.write(2, b"a library's noise\\n")
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "terminal", "log"),
+    [
+        ("pass", 0, "half way", "a library's noise"),
+        ("raise InputError('file.csv: wrong')", 1, "error: file.csv: wrong", "half way"),
+        ("1 / 0", 1, "error: ZeroDivisionError: division by zero", "Traceback"),
+    ],
+)
+def test_a_job_shows_progress_and_one_line_of_error(tmp_path, end, status, terminal, log):
+    path = str(tmp_path / "job.log")
+    job = JOB.format(scripts=str(SCRIPTS), log=path, end=end)
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert terminal in done.stderr
+    assert "noise" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert log in Path(path).read_text()
+    assert logging.getLogger().level != logging.NOTSET  # this process's logging is untouched

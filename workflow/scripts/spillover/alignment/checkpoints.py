@@ -1,0 +1,100 @@
+"""Checkpoints of a training run: which are whole, and whether they are of this run.
+
+Nothing in them is executed: the Trainer loads them with ``weights_only=True``. (It also
+writes ``training_args.bin``, a pickle, which nobody reads.)
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from spillover.core.files import replacing
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT = "fingerprint.json"
+# Written last, with every file's size: a checkpoint without it, or with other sizes, is not
+# whole.
+MARK = "whole.json"
+
+
+def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
+    """Make a folder ready for a run's checkpoints; the last whole one of the run, if any.
+
+    Checkpoints of another run, and those that a kill has cut off, are removed.
+
+    Parameters
+    ----------
+    fingerprint : everything that the result depends on, as JSON can hold it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fingerprint = json.loads(json.dumps(fingerprint))
+    file = folder / FINGERPRINT
+    if file.is_file():
+        found = json.loads(file.read_text())
+        different = sorted(
+            key
+            for key in found.keys() | fingerprint.keys()
+            if found.get(key) != fingerprint.get(key)
+        )
+        if different:
+            logger.warning(
+                "%s: the checkpoints are of a run with another %s; starting over",
+                folder,
+                ", ".join(different),
+            )
+            _remove(_all(folder))
+    else:
+        _remove(_all(folder))
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
+    _remove([path for path in _all(folder) if not is_whole(path)])
+    return last(folder)
+
+
+def mark_whole(checkpoint: Path) -> None:
+    """Note that a checkpoint has been written to its end."""
+    sizes = {
+        str(file.relative_to(checkpoint)): file.stat().st_size
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file()
+    }
+    with replacing(checkpoint / MARK) as temporary:
+        temporary.write_text(json.dumps(sizes, indent=1))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end, and all its files are as long as then."""
+    try:
+        sizes = json.loads((checkpoint / MARK).read_text())
+        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
+
+
+def last(folder: Path) -> Path | None:
+    """The whole checkpoint of the latest step."""
+    return next((path for path in reversed(_all(folder)) if is_whole(path)), None)
+
+
+def keep_last(folder: Path) -> None:
+    """Remove all checkpoints but the last whole one."""
+    kept = last(folder)
+    _remove([path for path in _all(folder) if path != kept])
+
+
+def discard(folder: str | Path) -> None:
+    """Remove a run's checkpoints. Call it when the adapter is in its place, not before."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _all(folder: Path) -> list[Path]:
+    """Checkpoints, by step."""
+    return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _remove(checkpoints: list[Path]) -> None:
+    for path in checkpoints:
+        shutil.rmtree(path, ignore_errors=True)

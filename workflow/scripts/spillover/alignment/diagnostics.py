@@ -1,0 +1,85 @@
+"""What training did to a model's answers, on pairs that it never saw."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+
+from spillover.alignment.shared_prefix_dpo import sequences_of, tree_of
+from spillover.models import prefix_tree
+from spillover.models.tokens import letter_tokens
+
+
+def diagnose(
+    model: PeftModel, tokenizer, pairs: Sequence[Mapping], tokens_per_batch: int = 1024
+) -> pd.DataFrame:
+    """Answers of the base and of the aligned model to held-out pairs.
+
+    Parameters
+    ----------
+    model : with its adapter attached; the base is the same model with the adapter off.
+    pairs : as :func:`alignment.encode` gives them, of held-out items.
+
+    Returns
+    -------
+    Two rows, ``run`` = ``base`` and ``aligned``:
+
+    ``n_pairs``, ``ranking_accuracy`` : share of pairs whose chosen answer is likelier than
+        the rejected one, without the reference (Chen et al. 2024, arXiv 2405.19534).
+    ``logp_chosen``, ``logp_rejected`` : mean log-probability of the answers (nats).
+    ``kl_to_base`` : KL divergence of the run's distribution of the answer's first token from
+        the base's, over the whole vocabulary, mean over prompts (nats).
+    ``probability_A``, ``_B``, ``_C`` : mean probability of the answers' letters. Of prompts
+        whose correct letters are balanced, a model without a favourite letter gives the same.
+    """
+    letters = letter_tokens(tokenizer)
+    model.eval()
+    sums: dict[str, list] = {"base": [], "aligned": []}
+    sizes = [len(tree_of([pair])) for pair in pairs]
+    for part in prefix_tree.batches(sizes, tokens_per_batch):
+        with torch.no_grad():
+            aligned = _answers(model, [pairs[i] for i in part])
+            with model.disable_adapter():
+                base = _answers(model, [pairs[i] for i in part])
+        sums["aligned"].append((*aligned, _kl(aligned[2], base[2])))
+        sums["base"].append((*base, _kl(base[2], base[2])))
+    rows = []
+    for run, batches in sums.items():
+        chosen, rejected, first, kl = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        probability = first[:, letters].exp().mean(0)
+        rows.append(
+            {
+                "run": run,
+                "n_pairs": len(chosen),
+                "ranking_accuracy": (chosen > rejected).double().mean().item(),
+                "logp_chosen": chosen.mean().item(),
+                "logp_rejected": rejected.mean().item(),
+                "kl_to_base": kl.mean().item(),
+                **{f"probability_{x}": p for x, p in zip("ABC", probability.tolist(), strict=True)},
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _answers(model, pairs: Sequence[Mapping]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probability of each pair's chosen and rejected answer, and of every first token."""
+    tree = tree_of(pairs)
+    ends = [
+        path[len(prompt) - 1 :]
+        for (prompt, _), path in zip(sequences_of(pairs), tree.paths, strict=True)
+    ]
+    nodes, places = np.unique(np.concatenate(ends), return_inverse=True)
+    scores = prefix_tree.logits_at(model, tree, nodes).double().log_softmax(-1)[places].cpu()
+    tokens = torch.tensor([token for _, answer in sequences_of(pairs) for token in answer])
+    each = scores.gather(1, tokens[:, None])[:, 0]
+    lengths = [len(answer) for _, answer in sequences_of(pairs)]
+    total = torch.stack([part.sum() for part in each.split(lengths)])
+    starts = np.cumsum([0, *lengths[:-1]])
+    chosen, rejected = total.chunk(2)
+    return chosen, rejected, scores[starts[: len(pairs)]]
+
+
+def _kl(run: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+    return (run.exp() * (run - base)).sum(-1)

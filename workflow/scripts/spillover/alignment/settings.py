@@ -1,0 +1,263 @@
+"""Settings of an alignment: defaults, what is refused, and their form for TRL and PEFT.
+
+Keys, types and defaults are those of :data:`OBJECTIVE`, :data:`LORA` and :data:`TRAINING`.
+The configuration is checked with them whenever Snakemake starts, so torch and its kin are
+imported only where they are needed.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spillover.core.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig
+
+OBJECTIVE = {
+    # TRL's loss types, added with loss_weights (all 1 if null).
+    "loss": ["sigmoid"],
+    "loss_weights": None,
+    # Strength of the pull towards the reference; IPO's tau.
+    "beta": 0.1,
+    # robust: probability that a preference is wrong, in [0, 0.5). exo_pair: its epsilon, > 0.
+    "label_smoothing": 0.0,
+    # Divergence from the reference, and the order of the alpha divergence.
+    "f_divergence": "reverse_kl",
+    "f_divergence_alpha": 0.5,
+    # Temperature of discopop.
+    "discopop_tau": 0.05,
+}
+LORA = {
+    "r": 16,
+    "alpha": 32,
+    # Probability with which an input of the adapter is dropped in training.
+    "dropout": 0.05,
+    # all-linear (every linear layer but the output head), or names of modules.
+    "target_modules": "all-linear",
+}
+TRAINING = {
+    "epochs": 1,
+    "learning_rate": 5.0e-5,
+    "pairs_per_step": 16,
+    # Longest prompt with its answer, in tokens; a longer pair is an error.
+    "max_length": 1024,
+    # Share of the steps in which the learning rate rises from 0.
+    "warmup_ratio": 0.0,
+    "lr_scheduler": "linear",
+    "optimizer": "adamw_torch",
+    "weight_decay": 0.0,
+    # Largest norm of the gradient; it is scaled down to it.
+    "max_grad_norm": 1.0,
+    # A checkpoint after so many steps or minutes, whichever comes first.
+    "checkpoint_steps": 50,
+    "checkpoint_minutes": 10,
+    # Back-ends that the log also goes to.
+    "report_to": [],
+}
+
+# Keys that change no result: a checkpoint made under others is still good.
+NEUTRAL = ("checkpoint_steps", "checkpoint_minutes", "report_to")
+
+LOSSES = (
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "nca_pair",
+    "robust",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+)
+# Losses of the difference between chosen and rejected, in which an f-divergence's normaliser
+# cancels; TRL refuses the others with any but the reverse KL.
+DIFFERENCE_LOSSES = {
+    "sigmoid",
+    "sigmoid_norm",
+    "hinge",
+    "ipo",
+    "exo_pair",
+    "robust",
+    "discopop",
+    "sft",
+}
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+OPTIMIZERS = (
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "adafactor",
+    "sgd",
+)
+TRACKERS = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+def complete(given: Mapping, defaults: Mapping, section: str) -> dict:
+    """``given`` with what it leaves out taken from ``defaults``.
+
+    Raises
+    ------
+    InputError
+        If a key is not known.
+    """
+    unknown = set(given) - set(defaults)
+    if unknown:
+        raise InputError(
+            f"{section}.{min(unknown)}: not a setting; expected one of {', '.join(defaults)}"
+        )
+    return {**defaults, **given}
+
+
+def check_objective(objective: Mapping) -> None:
+    """Refuse what TRL's DPOTrainer would refuse once the model is loaded.
+
+    Raises
+    ------
+    InputError
+        If a loss is unknown, the weights do not match the losses, a divergence does not go
+        with a loss, or label smoothing is outside what a loss allows.
+    """
+    losses, weights = objective["loss"], objective["loss_weights"]
+    for loss in losses:
+        if loss not in LOSSES:
+            raise InputError(f"objective.loss: expected of {', '.join(LOSSES)}, found {loss}")
+    if weights is not None and len(weights) != len(losses):
+        raise InputError(
+            f"objective.loss_weights: expected {len(losses)}, one for each loss, "
+            f"found {len(weights)}"
+        )
+    if objective["f_divergence"] not in DIVERGENCES:
+        raise InputError(
+            f"objective.f_divergence: expected one of {', '.join(DIVERGENCES)}, "
+            f"found {objective['f_divergence']}"
+        )
+    unfit = sorted(set(losses) - DIFFERENCE_LOSSES)
+    if objective["f_divergence"] != "reverse_kl" and unfit:
+        raise InputError(
+            f"objective.f_divergence: {objective['f_divergence']} goes with "
+            f"{', '.join(sorted(DIFFERENCE_LOSSES))} only, found {', '.join(unfit)}"
+        )
+    smoothing = objective["label_smoothing"]
+    if "exo_pair" in losses and not 0 < smoothing < 1:
+        raise InputError(
+            f"objective.label_smoothing: exo_pair needs one in (0, 1), e.g. 0.001, "
+            f"found {smoothing}"
+        )
+    if "robust" in losses and not 0 <= smoothing < 0.5:
+        raise InputError(
+            f"objective.label_smoothing: robust needs one in [0, 0.5), found {smoothing}"
+        )
+
+
+def check_training(training: Mapping, n_pairs: int, dtype: str) -> None:
+    """Refuse settings under which no step could be made.
+
+    Raises
+    ------
+    InputError
+        If there are fewer pairs than a step takes, a name is unknown, or a tracker is not
+        installed.
+    """
+    if n_pairs < training["pairs_per_step"]:
+        raise InputError(
+            f"training.pairs_per_step: a step takes {training['pairs_per_step']} pairs, "
+            f"and there are {n_pairs}"
+        )
+    for key, known in [("lr_scheduler", SCHEDULERS), ("optimizer", OPTIMIZERS)]:
+        if training[key] not in known:
+            raise InputError(
+                f"training.{key}: expected one of {', '.join(known)}, found {training[key]}"
+            )
+    for tracker in training["report_to"]:
+        if tracker not in TRACKERS:
+            raise InputError(
+                f"training.report_to: expected of {', '.join(TRACKERS)}, found {tracker}"
+            )
+        if importlib.util.find_spec(TRACKERS[tracker]) is None:
+            raise InputError(
+                f"training.report_to: {tracker} is not installed; "
+                f"python -m pip install {TRACKERS[tracker]}"
+            )
+    if dtype == "float16":
+        raise InputError(
+            "dtype: training in float16 would lose small gradients; use bfloat16 or float32"
+        )
+
+
+def lora_config(lora: Mapping) -> "LoraConfig":
+    """PEFT's form of the settings of the adapter."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["target_modules"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def skeleton(
+    model_folder: str | Path,
+    lora: Mapping | None = None,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+) -> "torch.nn.Module":
+    """The model of a folder without its weights (meta device), with the adapter attached.
+
+    Raises
+    ------
+    InputError
+        If the adapter's target modules match nothing, take in the output head (TRL computes
+        log-probabilities around it, so that its adapter would never be trained), or are
+        smaller than the rank.
+    """
+    import torch
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
+        if lora is None:
+            return model
+        try:
+            model = get_peft_model(model, lora_config(lora))
+        except ValueError as error:
+            if "target" not in str(error).lower():
+                raise
+            raise InputError(
+                f"lora.target_modules: {lora['target_modules']} matches no linear layer of "
+                f"{model_folder}; expected all-linear or names such as q_proj"
+            ) from error
+    if isinstance(model.get_output_embeddings(), LoraLayer):
+        raise InputError(
+            "lora.target_modules: the output head cannot have an adapter: TRL's trainer "
+            "would never train it"
+        )
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLayer) and lora["r"] > min(layer.in_features, layer.out_features):
+            raise InputError(
+                f"lora.r: rank {lora['r']} is larger than the layer "
+                f"{name.removeprefix('base_model.model.')} "
+                f"({layer.in_features} x {layer.out_features})"
+            )
+    return model

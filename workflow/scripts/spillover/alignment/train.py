@@ -1,0 +1,281 @@
+"""Align a model on preference pairs: LoRA by DPO, through TRL, restartable to the bit."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import torch
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.utils import disable_dropout_in_model
+
+from spillover.alignment import checkpoints as saved
+from spillover.alignment import model_card
+from spillover.alignment.encoding import encode, hash_rows
+from spillover.alignment.settings import (
+    LORA,
+    NEUTRAL,
+    OBJECTIVE,
+    TRAINING,
+    check_objective,
+    check_training,
+    complete,
+    lora_config,
+    skeleton,
+)
+from spillover.alignment.shared_prefix_dpo import obstacle
+from spillover.alignment.trainer import (
+    TOKENS_PER_BATCH,
+    SharedTrainer,
+    StockTrainer,
+    arguments,
+)
+from spillover.core.files import write_table
+from spillover.models.check import check_folder
+from spillover.models.load import load_model, load_tokenizer, resolve_device
+
+logger = logging.getLogger(__name__)
+
+# The training log's columns, and what TRL's trainer calls them.
+COLUMNS = {
+    "step": "step",
+    "epoch": "epoch",
+    "loss": "loss",
+    "reward_margin": "rewards/margins",
+    "reward_accuracy": "rewards/accuracies",
+    "reward_chosen": "rewards/chosen",
+    "reward_rejected": "rewards/rejected",
+    "logp_chosen": "logps/chosen",
+    "logp_rejected": "logps/rejected",
+    "grad_norm": "grad_norm",
+    "learning_rate": "learning_rate",
+    "pairs": "pairs",
+    "tokens": "tokens",
+}
+# Those of its speed: forward and backward passes of policy and reference, no optimiser.
+SPEED = {name: name for name in ("step", "seconds", "pairs_per_second", "tokens_per_second")}
+
+SECONDS_BETWEEN_REPORTS = 10
+
+
+def train(
+    pairs: pd.DataFrame,
+    model_folder: str | Path,
+    *,
+    objective: Mapping,
+    lora: Mapping,
+    training: Mapping,
+    quantization: str,
+    dtype: str,
+    device: str,
+    seed: int,
+    checkpoints: str | Path,
+    output: str | Path,
+    tokens_per_batch: int | None = None,
+    gradient_checkpointing: bool | None = None,
+    shared_prefixes: bool = True,
+    results: str | None = None,
+    speed: str | Path | None = None,
+) -> pd.DataFrame:
+    """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
+
+    Killed and called again, it goes on from its last checkpoint; on a CPU in float32 the
+    adapter is then that of an undisturbed run, to the bit. The checkpoints stay: remove them
+    with :func:`checkpoints.discard` once the adapter is in its place.
+
+    Parameters
+    ----------
+    pairs : ``item_id, prompt, chosen, rejected``; the last three are lists of messages.
+    model_folder : safetensors, tokenizer with a chat template.
+    objective, lora, training : settings as in :mod:`settings`; what is left out has
+        the defaults there.
+    quantization, dtype, device : as in :func:`load.load_model`. The base computes in ``dtype`` as
+        in evaluation; the adapter's weights are float32.
+    checkpoints : folder for checkpoints. Those of another run in it are removed.
+    output : folder to write to.
+    tokens_per_batch : tokens of one forward pass. A step is divided into passes of at most so
+        many, with the same loss and gradients; out of memory, the number halves itself.
+    gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
+    shared_prefixes : run each distinct beginning of a step's sequences once, where the model
+        allows it. False runs each sequence by itself.
+    results : where the adapter's evaluation will be, for its model card.
+    speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
+        which is the same whenever the run is made again.
+
+    Returns
+    -------
+    One row a step: ``step``, ``epoch``, ``loss``, ``reward_margin`` and ``reward_accuracy``
+    (against the reference), ``reward_chosen``, ``reward_rejected``, ``logp_chosen`` and
+    ``logp_rejected`` (mean log-probability of an answer, nats), ``grad_norm`` (before
+    clipping), ``learning_rate``, ``pairs``, ``tokens`` (through the policy).
+
+    Raises
+    ------
+    InputError
+        If settings do not fit each other, the model or the pairs; before the model is loaded,
+        but for memory that does not hold a single pair and a loss that is not finite.
+    """
+    objective = complete(objective, OBJECTIVE, "objective")
+    lora = complete(lora, LORA, "lora")
+    training = complete(training, TRAINING, "training")
+    check_objective(objective)
+    check_training(training, len(pairs), dtype)
+    device = resolve_device(device)
+    check_folder(model_folder)
+    skeleton(model_folder, lora)
+    tokenizer = load_tokenizer(model_folder)
+    rows = encode(pairs, tokenizer, training["max_length"])
+
+    checkpoints = Path(checkpoints)
+    start = saved.open_folder(
+        checkpoints,
+        {
+            "pairs": hash_rows(rows),
+            "base": _hash_folder(model_folder),
+            "quantization": quantization,
+            "dtype": dtype,
+            "seed": seed,
+            "objective": objective,
+            "lora": lora,
+            "training": {key: value for key, value in training.items() if key not in NEUTRAL},
+            "versions": _versions(),
+        },
+    )
+    model = load_model(model_folder, quantization=quantization, dtype=dtype, device=device.type)
+    # TRL would turn off the adapter's dropout along with the base's; the base's alone must be
+    # off, for the reference to be the model that is evaluated.
+    disable_dropout_in_model(model)
+    kind = SharedTrainer
+    reason = obstacle(model, rows[:2]) if shared_prefixes else "it is turned off"
+    if reason is not None:
+        kind = StockTrainer
+        logger.warning("each sequence runs by itself; no prefixes are shared: %s", reason)
+    trainer = kind(
+        model,
+        args=arguments(
+            objective,
+            training,
+            seed,
+            checkpoints,
+            device,
+            device.type == "cuda" if gradient_checkpointing is None else gradient_checkpointing,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=lora_config(lora),
+        tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.type],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Checkpoints(training, checkpoints))
+    trainer.add_callback(_Progress(len(rows), training["epochs"]))
+    if start is not None:
+        logger.info("going on from %s", start)
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    source = _source(model_folder)
+    if "repo" in source:
+        # For PEFT to find the base anywhere, and not where it lies here.
+        config = trainer.model.peft_config["default"]
+        config.base_model_name_or_path, config.revision = source["repo"], source["commit"]
+    trainer.model.save_pretrained(output, save_embedding_layers=False)
+    model_card.write(
+        output,
+        source,
+        settings={"objective": objective, "lora": lora, "training": training},
+        quantization=quantization,
+        dtype=dtype,
+        n_pairs=len(rows),
+        pairs_sha256=hash_rows(rows),
+        seed=seed,
+        results=results,
+    )
+    if speed is not None:
+        write_table(_table(trainer.state.log_history, SPEED), speed)
+    return training_log(trainer.state.log_history)
+
+
+def training_log(history: Sequence[Mapping]) -> pd.DataFrame:
+    """One row a step of what a trainer logged, under the names of :data:`COLUMNS`."""
+    return _table(history, COLUMNS)
+
+
+def _table(history: Sequence[Mapping], columns: Mapping[str, str]) -> pd.DataFrame:
+    steps = pd.DataFrame([entry for entry in history if "loss" in entry])
+    return pd.DataFrame({name: steps[theirs] for name, theirs in columns.items()})
+
+
+def _source(folder: str | Path) -> dict:
+    """Where a model is from, as recorded when it was fetched."""
+    record = Path(folder) / "source.json"
+    return json.loads(record.read_text()) if record.is_file() else {}
+
+
+def _hash_folder(folder: str | Path) -> str:
+    """Hash of the files that a model is made of."""
+    total = hashlib.sha256()
+    for file in sorted(Path(folder).iterdir()):
+        if file.suffix in (".json", ".safetensors", ".model", ".jinja"):
+            with file.open("rb") as content:
+                total.update(file.name.encode())
+                total.update(hashlib.file_digest(content, "sha256").digest())
+    return total.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    import peft
+    import transformers
+    import trl
+
+    return {package.__name__: package.__version__ for package in (torch, transformers, peft, trl)}
+
+
+class _Checkpoints(TrainerCallback):
+    """A checkpoint after so many steps or minutes; it counts once all of it is written."""
+
+    def __init__(self, training: Mapping, folder: Path):
+        self.steps = training["checkpoint_steps"]
+        self.seconds = 60 * training["checkpoint_minutes"]
+        self.folder = folder
+        self.time = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        late = time.monotonic() - self.time >= self.seconds
+        if late or state.global_step % self.steps == 0:
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        saved.mark_whole(self.folder / f"checkpoint-{state.global_step}")
+        saved.keep_last(self.folder)
+        self.time = time.monotonic()
+
+
+class _Progress(TrainerCallback):
+    """Step, loss, speed and time left, every few seconds."""
+
+    def __init__(self, n_pairs: int, epochs: float):
+        self.n_pairs = n_pairs * epochs
+        self.time = 0.0
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        logger.info("training: %d pairs in %d steps", self.n_pairs, state.max_steps)
+        self.start, self.first = time.monotonic(), state.global_step
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        now = time.monotonic()
+        if "loss" not in logs or (
+            now - self.time < SECONDS_BETWEEN_REPORTS and state.global_step < state.max_steps
+        ):
+            return
+        self.time = now
+        rate = (state.global_step - self.first) / (now - self.start)
+        logger.info(
+            "step %d of %d: loss %.4f, %.2f pairs/s, %s left",
+            state.global_step,
+            state.max_steps,
+            logs["loss"],
+            rate * args.train_batch_size,
+            pd.Timedelta(seconds=round((state.max_steps - state.global_step) / rate)),
+        )

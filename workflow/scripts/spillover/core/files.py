@@ -1,0 +1,102 @@
+"""Files that are either whole or absent, and checked against their hashes."""
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from spillover.core.errors import InputError
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` if nothing was raised.
+
+    The temporary name is hidden and keeps the suffix, for writers that look at it. Files
+    and folders alike: a folder takes the place of the one that is there.
+
+    Raises
+    ------
+    InputError
+        If the disk is full; the temporary file is removed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except BaseException as error:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+        if disk_is_full(error):
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise InputError(f"{path}: no space left on the disk ({free:.0f} MB free)") from error
+        raise
+
+
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, is the disk's having no space.
+
+    Libraries in Rust and C++ (safetensors, Arrow) wrap the system's error in their own,
+    so its text is looked at as well.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write ``.parquet`` or ``.tsv``, whole or not at all, the same bytes for the same table.
+
+    Floats in TSV have ten significant digits; undefined values are empty, never 0.
+    """
+    with replacing(path) as temporary:
+        if temporary.suffix == ".parquet":
+            table.to_parquet(temporary, index=False)
+        else:
+            table.to_csv(
+                temporary, sep="\t", index=False, float_format="%.10g", lineterminator="\n"
+            )
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read what :func:`write_table` wrote.
+
+    Raises
+    ------
+    InputError
+        If the file is not there or is not a whole Parquet file.
+    """
+    try:
+        if Path(path).suffix == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, sep="\t")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: the file is missing") from error
+    except (OSError, ValueError) as error:  # Arrow's and pandas' parsers raise kinds of these
+        raise InputError(f"{path}: cannot be read as a table, it may be truncated") from error

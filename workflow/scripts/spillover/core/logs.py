@@ -1,0 +1,60 @@
+"""A job's log: everything in its file, progress and errors on the terminal as well."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spillover.core.errors import InputError
+from spillover.core.files import disk_is_full
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def log_to(path: str | Path) -> Iterator[None]:
+    """Log to ``path`` what the job prints, and to the terminal what it reports.
+
+    Whatever libraries write to standard output and error goes into the file alone. An
+    :class:`InputError` ends the job with status 1 and its one line; any other exception leaves
+    its traceback in the file and one line on the terminal.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w"))
+    terminal.setFormatter(logging.Formatter(f"[{_job(path)}] %(message)s"))
+    terminal.addFilter(logging.Filter("spillover"))
+    file = path.open("w")
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+    record = logging.StreamHandler(file)
+    record.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal, record], force=True)
+    logging.getLogger("spillover").setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    try:
+        yield
+    except InputError as error:
+        logger.error("error: %s", error)
+        sys.exit(1)
+    except Exception as error:
+        record.handle(
+            logger.makeRecord(
+                logger.name, logging.ERROR, __file__, 0, "unexpected", (), sys.exc_info()
+            )
+        )
+        if disk_is_full(error):
+            logger.error("error: no space left on the disk: %s", error)
+        else:
+            logger.error("error: %s: %s (traceback in %s)", type(error).__name__, error, path)
+        sys.exit(1)
+
+
+def _job(path: Path) -> str:
+    """A job's short name: its log's path without the folders that all share and the suffix."""
+    parts = path.with_suffix("").parts
+    return "/".join(parts[2:] if parts[0] == "results" else parts[-1:])

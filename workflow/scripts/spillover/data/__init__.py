@@ -1,0 +1,1 @@
+"""From the published benchmark to item tables, prompts, preference pairs and given answers."""

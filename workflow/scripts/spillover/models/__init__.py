@@ -1,0 +1,1 @@
+"""Causal language models: checked, loaded, spoken to, run over prefix trees."""

@@ -1,0 +1,88 @@
+"""Causal language models: load one quantised or not, attach an adapter."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from spillover.core.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        If ``cuda`` is asked for where torch finds no GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            "machine.device: cuda is asked for, but torch "
+            f"{torch.__version__} finds no GPU on this machine; use auto or cpu"
+        )
+    return torch.device(name)
+
+
+def load_tokenizer(folder: str | Path):
+    """Tokenizer of a model folder, with a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: str | Path,
+    quantization: str = "none",
+    dtype: str = "bfloat16",
+    device: str = "auto",
+    adapter: str | Path | None = None,
+) -> torch.nn.Module:
+    """A causal language model in evaluation mode, on one device, with SDPA attention.
+
+    Parameters
+    ----------
+    quantization : ``nf4`` (4-bit NormalFloat with double quantisation) or ``none``.
+    dtype : dtype of computation, and of the weights that are not quantised.
+    adapter : folder of a PEFT adapter to attach. It is not merged: the base weights are the
+        same to the bit with and without it.
+    """
+    device = resolve_device(device)
+    quantize = None
+    if quantization == "nf4":
+        if device.type == "cpu":
+            _keep_weights_as_quantized()
+        quantize = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        quantization_config=quantize,
+        device_map={"": device},
+        attn_implementation="sdpa",
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+    return model.eval()
+
+
+def _keep_weights_as_quantized() -> None:
+    """Stop bitsandbytes from repacking NF4 weights on CPUs with AVX512-BF16.
+
+    It does so at the first evaluation without gradients, for good: outputs shift by about
+    7e-3 and training afterwards fails or has no gradients (bitsandbytes 0.50).
+    """
+    import bitsandbytes.nn.modules
+
+    bitsandbytes.nn.modules.has_avx512bf16 = lambda: False

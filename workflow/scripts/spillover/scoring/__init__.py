@@ -1,0 +1,1 @@
+"""What a model answers to items, as log-probabilities or as text."""

@@ -111,7 +111,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("resources/models/smollm2-135m"))
     parser.add_argument("--bbq", type=Path, default=Path("resources/bbq"), help="published files")
-    parser.add_argument("--format", default="three_option", choices=["three_option", "two_option"])
+    parser.add_argument(
+        "--format", default="cloze", choices=["cloze", "three_option", "two_option"]
+    )
     parser.add_argument("--quantization", default="none", choices=["none", "nf4"])
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=2)

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from spillover.data import bbq, prompts
+from spillover.data import bbq, prompts, samples
 from spillover.models import prefix_tree
 from spillover.models.load import load_model, load_tokenizer
 from spillover.scoring import engine
@@ -84,7 +84,7 @@ def sample(items: pd.DataFrame, n_blocks: int) -> pd.DataFrame:
     each = [n_blocks // len(names) + (i < n_blocks % len(names)) for i in range(len(names))]
     return pd.concat(
         [
-            bbq.spread_blocks(items[items["attribute"] == name], n)
+            samples.spread_blocks(items[items["attribute"] == name], n)
             for name, n in zip(names, each, strict=True)
             if n
         ]
@@ -208,11 +208,11 @@ def cloze(arguments, items, model, tokenizer) -> None:
     items = sample(items, max(arguments.blocks // 3, 1))
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16)
     requests = [
-        Instance("loglikelihood", {}, (prompts.cloze(item), f" {text}"), i)
+        Instance("loglikelihood", {}, (prompts.cloze_plain(item), f" {text}"), i)
         for i, item in enumerate(items.to_dict("records"))
         for text, _ in prompts.cloze_candidates(item, "all")
     ]
-    mode = Cloze(tokenizer, unknowns="all")
+    mode = Cloze(tokenizer, unknowns="all", prompt="plain")
     shared = engine.Engine(model)
     seconds = alternate(
         {
@@ -317,7 +317,8 @@ def tokens(arguments, items, model, tokenizer) -> None:
     blocks = [group.to_dict("records") for _, group in items.groupby(["attribute", "block"])]
     print(f"\ntokens of {len(items)} items")
     modes = {orders: Letter(tokenizer, prompts.ORDERS[orders]) for orders in prompts.ORDERS}
-    modes["cloze, all unknowns"] = Cloze(tokenizer, unknowns="all")
+    modes["cloze in a chat"] = Cloze(tokenizer)
+    modes["cloze, all unknowns"] = Cloze(tokenizer, unknowns="all", prompt="plain")
     for name, mode in modes.items():
         # As many blocks as --blocks says share one header, as those of a few batches do.
         plain = trees = shared = 0

@@ -2,7 +2,7 @@ rule train_dpo:
     """Align a model on preference pairs: LoRA by DPO on the quantised base."""
     input:
         pairs="results/{study}/pairs/{alignment}/train.parquet",
-        model="resources/models/{model}",
+        model=get_weights,
     output:
         weights="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_model.safetensors",
         config="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_config.json",
@@ -18,7 +18,7 @@ rule train_dpo:
     priority: 1
     conda:
         "../../envs/model.yaml"
-    threads: 8
+    threads: get_threads(len(get_models()) * len(get_aligned_runs()), most=8)
     resources:
         mem_mb=32000,
         runtime=1440,
@@ -40,7 +40,7 @@ rule diagnose_alignment:
     input:
         item_tables=get_target_items,
         heldout="results/{study}/pairs/{alignment}/heldout.parquet",
-        model="resources/models/{model}",
+        model=get_weights,
         adapter=multiext(
             "results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_",
             "model.safetensors",
@@ -54,7 +54,7 @@ rule diagnose_alignment:
         "results/{study}/{model}/{alignment}/seed{seed}/diagnostics.benchmark.tsv"
     conda:
         "../../envs/model.yaml"
-    threads: 2
+    threads: get_threads(len(get_models()) * len(get_aligned_runs()), most=2)
     resources:
         mem_mb=24000,
         runtime=60,

@@ -9,7 +9,9 @@ from snakemake.utils import validate
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
+from snakemake.logging import logger
 from spillover import study
+from spillover.core import configuration
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -18,11 +20,16 @@ SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
 PINS = Path(workflow.basedir) / "resources" / "bbq.yaml"
 
 try:
-    study.check(config, safe_load(SCHEMA.read_text()))
+    configuration.check(config, safe_load(SCHEMA.read_text()))
+    validate(config, str(SCHEMA))  # fills in the defaults
+    study.check(config)
 except InputError as error:
     names = " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
     sys.exit(f"{names}: {error}")
-validate(config, str(SCHEMA))  # fills in the defaults
+
+if workflow.is_main_process:
+    for note in study.notes(config):
+        logger.info(note)
 
 BBQ = safe_load(PINS.read_text())
 
@@ -53,6 +60,12 @@ def get_model_source(wildcards):
         return []
     folder = Path(source["path"])
     return sorted(str(file) for file in folder.glob("*") if file.is_file()) or [str(folder)]
+
+
+def get_weights(wildcards):
+    """Folder of the weights that a model computes with: as fetched, or quantised from those."""
+    quantized = config["models"][wildcards.model]["quantization"] == "nf4"
+    return "resources/models/{model}.nf4" if quantized else "resources/models/{model}"
 
 
 def get_model_configs(wildcards):
@@ -87,19 +100,12 @@ def get_adapter(wildcards):
 
 
 def get_heldout(wildcards):
-    """What training held out of an attribute, where it is targeted.
+    """What training held out of the attributes that it targeted.
 
     An aligned run is evaluated on what its own alignment held out, the base on what any did.
     """
     alignments = config["alignments"] if wildcards.run == "base" else [wildcards.run.split("/")[0]]
-    return expand(
-        "results/{{study}}/pairs/{alignment}/heldout.parquet",
-        alignment=[
-            alignment
-            for alignment in alignments
-            if wildcards.attribute in config["alignments"][alignment]["target"]
-        ],
-    )
+    return expand("results/{{study}}/pairs/{alignment}/heldout.parquet", alignment=alignments)
 
 
 def get_items(wildcards):
@@ -144,6 +150,31 @@ def get_targets(wildcards):
     return {name: alignment["target"] for name, alignment in config["alignments"].items()}
 
 
+def get_controls():
+    """The control of each alignment that has one."""
+    return {
+        name: alignment["control"]
+        for name, alignment in config["alignments"].items()
+        if alignment["control"]
+    }
+
+
+def get_control(wildcards):
+    """The control of an alignment, or None."""
+    return config["alignments"][wildcards.alignment]["control"]
+
+
+def get_shown_alignments():
+    """Alignments with figures of their own: those that are no control of another."""
+    return [name for name in config["alignments"] if name not in get_controls().values()]
+
+
+def get_change_tables(wildcards):
+    """Tables that a figure of changes is drawn from."""
+    names = ["spillover", "aggregate"] + (["contrasts"] if get_control(wildcards) else [])
+    return {name: f"results/{wildcards.study}/{name}.tsv" for name in names}
+
+
 def get_all_heldout(wildcards):
     """Held-out items of every alignment, for answers made elsewhere to be compared on."""
     if len(get_models()) == len(config["models"]):
@@ -156,8 +187,23 @@ def get_all_heldout(wildcards):
 
 def get_tables():
     """Names of the tables: those of changes need an alignment."""
-    changes = ["spillover", "aggregate", "transitions"] if config["alignments"] else []
-    return ["metrics", "position", *changes]
+    changes = ["spillover", "aggregate", "transitions", "certainty"] if config["alignments"] else []
+    contrasts = ["contrasts"] if get_controls() or config["contrasts"] else []
+    return ["metrics", "position", "cloze_rules", *changes, *contrasts]
+
+
+def get_threads(n_jobs, most):
+    """Threads of one of several jobs that can run at once: its share of this machine's cores.
+
+    Two jobs of one thread end a quarter sooner than one after the other with two threads.
+    """
+
+    def threads(wildcards):
+        if not (workflow.is_main_process and workflow.cores):
+            return most  # a job on a cluster has what was asked for
+        return min(max(workflow.cores // max(n_jobs, 1), 1), most)
+
+    return threads
 
 
 def get_gpus(wildcards):
@@ -175,8 +221,10 @@ def get_gpu_settings(wildcards):
 def get_evaluation(wildcards):
     """What an answer depends on: the way of scoring and its own settings, and no other way's."""
     evaluation = config["evaluation"]
-    keys = ["scoring", "option_orders"]
-    return {key: evaluation[key] for key in [*keys, evaluation["scoring"]] if key in evaluation}
+    keys = ["scoring", evaluation["scoring"]]
+    if evaluation["scoring"] != "cloze":
+        keys.append("option_orders")
+    return {key: evaluation[key] for key in keys if key in evaluation}
 
 
 def get_model_settings(wildcards):

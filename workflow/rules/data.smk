@@ -42,6 +42,27 @@ rule fetch_model:
         "../scripts/fetch_model.py"
 
 
+rule quantize_model:
+    """Quantise a model once, so that no later job does it again."""
+    input:
+        "resources/models/{model}",
+    output:
+        directory("resources/models/{model}.nf4"),
+    log:
+        "resources/models/{model}.nf4.log",
+    conda:
+        "../../envs/model.yaml"
+    threads: 2
+    resources:
+        mem_mb=24000,
+        runtime=60,
+    params:
+        dtype=lookup("models/{model}/dtype", within=config),
+        code=fingerprint("models.quantize"),
+    script:
+        "../scripts/quantize_model.py"
+
+
 rule prepare_items:
     """Make one attribute's item table: metadata joined, every fact relied upon asserted."""
     input:

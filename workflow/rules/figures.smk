@@ -1,7 +1,7 @@
 rule plot_accuracy_change:
-    """Change of accuracy of each attribute and context, with intervals."""
+    """Change of accuracy of each attribute and context, the control's beside it."""
     input:
-        "results/{study}/spillover.tsv",
+        unpack(get_change_tables),
     output:
         svg=report(
             "results/{study}/figures/accuracy_change_{alignment}.svg",
@@ -20,6 +20,7 @@ rule plot_accuracy_change:
         runtime=10,
     params:
         alpha=lookup("statistics/alpha", within=config),
+        control=get_control,
         code=fingerprint("report.figures"),
     script:
         "../scripts/plot_accuracy_change.py"
@@ -47,6 +48,7 @@ rule plot_bias_scores:
         runtime=10,
     params:
         target=lookup("alignments/{alignment}/target", within=config),
+        control=get_control,
         code=fingerprint("report.figures"),
     script:
         "../scripts/plot_bias_scores.py"
@@ -59,6 +61,6 @@ rule figures:
             "results/{study}/figures/{figure}_{alignment}.{format}",
             study=config["study"],
             figure=["accuracy_change", "bias_scores"],
-            alignment=config["alignments"],
+            alignment=get_shown_alignments(),
             format=["svg", "pdf"],
         ),

@@ -1,20 +1,28 @@
 rule score_items:
-    """Score one attribute's items with one run of one model."""
+    """Score the items of every attribute with one run of one model.
+
+    One job a run, so that a model is loaded once. Tables that are there already, of the same
+    model, items and settings, stay as they are: one that was lost is scored by itself.
+    """
     input:
-        item_table="results/{study}/items/{attribute}.parquet",
+        item_tables=get_items,
         heldout=get_heldout,
-        model="resources/models/{model}",
+        model=get_weights,
         adapter=get_adapter,
     output:
-        "results/{study}/{model}/{run}/predictions/{attribute}.parquet",
+        update(
+            expand(
+                "results/{{study}}/{{model}}/{{run}}/predictions/{attribute}.parquet",
+                attribute=config["evaluation"]["attributes"],
+            )
+        ),
     log:
-        "results/{study}/{model}/{run}/predictions/{attribute}.log",
+        "results/{study}/{model}/{run}/predictions/score_items.log",
     benchmark:
-        "results/{study}/{model}/{run}/predictions/{attribute}.benchmark.tsv"
+        "results/{study}/{model}/{run}/predictions/score_items.benchmark.tsv"
     conda:
         "../../envs/model.yaml"
-    # Several jobs of one thread overlap their starts: faster than one job of several threads.
-    threads: 1
+    threads: get_threads(len(get_models()) * (1 + len(get_aligned_runs())), most=4)
     resources:
         mem_mb=24000,
         runtime=480,
@@ -23,8 +31,9 @@ rule score_items:
         model=get_model_settings,
         evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
-        code=fingerprint("scoring.score", "statistics.outcomes"),
-        partial="results/{study}/{model}/{run}/predictions/.partial-{attribute}",
+        code=fingerprint("scoring.score", "statistics.outcomes", "data.samples"),
+        # Undeclared on purpose, as checkpoints of training are.
+        partial="results/{study}/{model}/{run}/.partial-predictions",
     script:
         "../scripts/score_items.py"
 

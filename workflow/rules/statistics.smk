@@ -17,6 +17,12 @@ rule compute_metrics:
             category="Tables",
             labels={"table": "position"},
         ),
+        cloze_rules=report(
+            "results/{study}/cloze_rules.tsv",
+            caption="../report/cloze_rules.rst",
+            category="Tables",
+            labels={"table": "cloze_rules"},
+        ),
     log:
         "results/{study}/compute_metrics.log",
     conda:
@@ -29,7 +35,12 @@ rule compute_metrics:
         runs=get_runs,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics.runs", "statistics.metrics", "statistics.position"),
+        code=fingerprint(
+            "statistics.runs",
+            "statistics.metrics",
+            "statistics.position",
+            "statistics.cloze_rules",
+        ),
     script:
         "../scripts/compute_metrics.py"
 
@@ -59,6 +70,12 @@ rule test_spillover:
             category="Tables",
             labels={"table": "transitions"},
         ),
+        certainty=report(
+            "results/{study}/certainty.tsv",
+            caption="../report/certainty.rst",
+            category="Tables",
+            labels={"table": "certainty"},
+        ),
     log:
         "results/{study}/test_spillover.log",
     conda:
@@ -72,9 +89,47 @@ rule test_spillover:
         targets=get_targets,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics.runs", "statistics.aggregate", "statistics.transitions"),
+        code=fingerprint(
+            "statistics.runs",
+            "statistics.aggregate",
+            "statistics.transitions",
+            "statistics.movement",
+        ),
     script:
         "../scripts/test_spillover.py"
+
+
+rule test_contrasts:
+    """What of a change is not its control's too, and what two models differ in as they are."""
+    input:
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
+    output:
+        report(
+            "results/{study}/contrasts.tsv",
+            caption="../report/contrasts.rst",
+            category="Tables",
+            labels={"table": "contrasts"},
+        ),
+    log:
+        "results/{study}/test_contrasts.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=get_runs,
+        targets=get_targets,
+        controls=get_controls(),
+        contrasts=lookup("contrasts", within=config),
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.runs", "statistics.contrasts"),
+    script:
+        "../scripts/test_contrasts.py"
 
 
 rule tables:

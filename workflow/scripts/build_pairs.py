@@ -5,14 +5,14 @@ import json
 import pandas as pd
 from spillover.core.files import read_table, replacing, write_table
 from spillover.core.logs import log_to
-from spillover.data import bbq
 from spillover.data import pairs as preference
+from spillover.data import samples
 
 with log_to(snakemake.log[0]):
     split = snakemake.params.split
     items = pd.concat(map(read_table, snakemake.input), ignore_index=True)
-    items = bbq.exclude_groups(items, snakemake.params.exclude_groups)
-    train, heldout = bbq.split_heldout(items, split["by"], split["heldout"], split["seed"])
+    items = samples.exclude_groups(items, snakemake.params.exclude_groups)
+    train, heldout = samples.split_heldout(items, split["by"], split["heldout"], split["seed"])
     pairs = preference.build_pairs(train, **snakemake.params.pairs, seed=split["seed"])
     settings = {"split": split, "pairs": snakemake.params.pairs}
     settings["exclude_groups"] = snakemake.params.exclude_groups

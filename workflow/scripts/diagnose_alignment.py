@@ -8,15 +8,16 @@ from spillover.alignment import diagnostics
 from spillover.alignment.encoding import encode
 from spillover.core.files import read_table, write_table
 from spillover.core.logs import log_to
-from spillover.data import bbq
 from spillover.data import pairs as preference
+from spillover.data import samples
 from spillover.models.load import load_model, load_tokenizer
+from spillover.models.tokens import letter_tokens
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
     params = snakemake.params
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
-    heldout = bbq.evaluated_items(items, [read_table(snakemake.input.heldout)], params.blocks)
+    heldout = samples.evaluated_items(items, [read_table(snakemake.input.heldout)], params.blocks)
     tokenizer = load_tokenizer(snakemake.input.model)
     pairs = preference.build_pairs(heldout, params.pairs)
     rows = encode(pairs, tokenizer, params.max_length)
@@ -26,4 +27,5 @@ with log_to(snakemake.log[0]):
         device=snakemake.config["machine"]["device"],
         adapter=Path(snakemake.input.adapter[0]).parent,
     )
-    write_table(diagnostics.diagnose(model, tokenizer, rows), snakemake.output[0])
+    letters = letter_tokens(tokenizer) if params.pairs != "cloze" else None
+    write_table(diagnostics.diagnose(model, rows, letters), snakemake.output[0])

@@ -1,11 +1,17 @@
-"""Change of accuracy of each attribute and context, with intervals."""
+"""Change of accuracy of each attribute and context, the control's beside it."""
 
 from spillover.core.files import read_table
 from spillover.core.logs import log_to
 from spillover.report import figures
 
 with log_to(snakemake.log[0]):
-    spillover = read_table(snakemake.input[0])
-    spillover = spillover[spillover["alignment"] == snakemake.wildcards.alignment]
-    figure = figures.accuracy_change(spillover, snakemake.params.alpha)
+    control = snakemake.params.control
+    figure = figures.accuracy_change(
+        read_table(snakemake.input.spillover),
+        read_table(snakemake.input.aggregate),
+        snakemake.wildcards.alignment,
+        snakemake.params.alpha,
+        read_table(snakemake.input.contrasts) if control else None,
+        control,
+    )
     figures.save(figure, snakemake.output)

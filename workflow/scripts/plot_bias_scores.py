@@ -6,6 +6,9 @@ from spillover.report import figures
 
 with log_to(snakemake.log[0]):
     figure = figures.bias_scores(
-        read_table(snakemake.input[0]), snakemake.wildcards.alignment, snakemake.params.target
+        read_table(snakemake.input[0]),
+        snakemake.wildcards.alignment,
+        snakemake.params.target,
+        snakemake.params.control,
     )
     figures.save(figure, snakemake.output)

@@ -1,47 +1,72 @@
-"""Score one attribute's items with one run of one model."""
+"""Score the items of every attribute with one run of one model."""
 
 import json
+import logging
 from pathlib import Path
 
-import torch
-from spillover.core.files import file_sha256, read_table, sha256, write_table
+import pandas as pd
+from spillover.core.files import (
+    file_sha256,
+    read_provenance,
+    read_table,
+    sha256,
+    write_table,
+)
 from spillover.core.logs import log_to
-from spillover.data import bbq
-from spillover.models.load import load_model, load_tokenizer
-from spillover.scoring import scored_blocks
-from spillover.scoring.score import score
-from spillover.statistics import outcomes
+from spillover.data.samples import asked_items, heldout_for
+
+logger = logging.getLogger("spillover")
 
 with log_to(snakemake.log[0]):
-    torch.set_num_threads(snakemake.threads)
+    params, wildcards = snakemake.params, snakemake.wildcards
     # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
-    params = snakemake.params
     model_folder = Path(snakemake.input.model)
-    adapter = snakemake.input.get("adapter")
-    items = bbq.evaluated_items(
-        read_table(snakemake.input.item_table),
-        [read_table(path) for path in snakemake.input.get("heldout", [])],
-        params.blocks,
-    )
-    model = load_model(
-        model_folder,
-        **params.model,
-        device=machine["device"],
-        adapter=Path(adapter[0]).parent if adapter else None,
-    )
+    adapter = snakemake.input.get("adapter", [])
+    items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
+    heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
+    asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
     depends_on = [params.model, params.evaluation, params.code]
     depends_on += [(model_folder / "source.json").read_text()]
-    depends_on += [file_sha256(path) for path in adapter or []]
-    predictions = score(
-        items,
-        model,
-        load_tokenizer(model_folder),
-        **params.evaluation,
-        tokens_per_batch=machine["tokens_per_batch"],
-        partial=params.partial,
-        fingerprint=sha256(json.dumps(depends_on, sort_keys=True).encode()),
-    )
-    predictions["outcome"] = outcomes.label_predictions(items, predictions)
-    write_table(predictions, snakemake.output[0])
-    scored_blocks.remove(params.partial)
+    depends_on += [file_sha256(path) for path in adapter]
+    todo = {}
+    for output in map(Path, snakemake.output):
+        of_attribute = asked[asked["attribute"] == output.stem]
+        content = json.dumps(depends_on, sort_keys=True) + of_attribute.to_json(orient="records")
+        provenance = sha256(content.encode())
+        if read_provenance(output) == provenance:
+            logger.info("%s: is there already, of the same model, items and settings", output)
+        else:
+            todo[output] = (of_attribute, provenance)
+    if todo:
+        # Only here: what is there already needs no model.
+        import torch
+        from spillover.models.load import load_model, load_tokenizer
+        from spillover.scoring import scored_blocks
+        from spillover.scoring.score import score
+        from spillover.statistics import outcomes
+
+        torch.set_num_threads(snakemake.threads)
+        model = load_model(
+            model_folder,
+            **params.model,
+            device=machine["device"],
+            adapter=Path(adapter[0]).parent if adapter else None,
+        )
+        tokenizer = load_tokenizer(model_folder)
+    for output, (of_attribute, provenance) in todo.items():
+        logger.info("%s", output.stem)
+        predictions = score(
+            of_attribute,
+            model,
+            tokenizer,
+            **params.evaluation,
+            tokens_per_batch=machine["tokens_per_batch"],
+            partial=Path(params.partial) / output.stem,
+            fingerprint=provenance,
+        )
+        predictions["outcome"] = outcomes.label_predictions(of_attribute, predictions)
+        write_table(predictions, output, provenance)
+    if todo:
+        # All tables are written: should a later one have failed, none of these would stand.
+        scored_blocks.remove(params.partial)

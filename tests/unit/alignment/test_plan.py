@@ -196,12 +196,14 @@ def test_a_gpu_trains_with_what_was_planned_for_it(tmp_path, monkeypatch):
     assert plan.tokens_per_batch(job, make_machine(1e-6, 300, "cuda")) == 300
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "aot"])
-def test_what_is_planned_is_what_runs(tmp_path, monkeypatch, loss):
+@pytest.mark.parametrize(
+    ("loss", "format"), [("sigmoid", "three_option"), ("sigmoid", "cloze"), ("aot", "cloze")]
+)
+def test_what_is_planned_is_what_runs(tmp_path, monkeypatch, loss, format):
     folder = tiny_models.make(tmp_path / "model", "llama")
     job = make_job(
         folder,
-        pairs=make_pairs(13, "three_option"),
+        pairs=make_pairs(13, format),
         objective={"loss": [loss]},
         training={"pairs_per_step": 12},
         quantization="none",

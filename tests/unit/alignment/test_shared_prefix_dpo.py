@@ -101,7 +101,7 @@ def run(kind, folder, scratch, pairs, objective, tokens_per_batch=700, begin_wit
     return log, recorder
 
 
-@pytest.mark.parametrize("format", ["three_option", "two_option"])
+@pytest.mark.parametrize("format", ["cloze", "three_option", "two_option"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_ten_steps_equal_the_stock_trainers(folder, format, objective, tmp_path):
     pairs = make_pairs(20, format)

@@ -50,9 +50,10 @@ def test_adapter_loads_with_peft_and_has_learnt(folder, tmp_path):
     assert not list((tmp_path / "adapter").glob("*.bin"))
 
 
-def test_pairs_are_encoded_as_trl_and_evaluation_do(folder, tmp_path):
+@pytest.mark.parametrize("format", ["cloze", "two_option"])
+def test_pairs_are_encoded_as_trl_and_evaluation_do(folder, tmp_path, format):
     tokenizer = load_tokenizer(folder)
-    pairs = make_pairs(4, "two_option")
+    pairs = make_pairs(4, format)
     ours = encode(pairs, tokenizer, 1024)
     settings = {"chat_template_kwargs": TEMPLATE_SETTINGS}
     rows = [row | settings for row in pairs.to_dict("records")]
@@ -63,8 +64,11 @@ def test_pairs_are_encoded_as_trl_and_evaluation_do(folder, tmp_path):
     for row, other, pair in zip(ours, theirs, pairs.to_dict("records"), strict=True):
         assert row["prompt_ids"] == encode_chat(tokenizer, pair["prompt"])
         assert all(row[key] == other[key] for key in ("prompt_ids", "chosen_ids", "rejected_ids"))
-        letter = "ABC".index(pair["chosen"][0]["content"])
-        assert row["chosen_ids"][0] == letter_tokens(tokenizer)[letter]
+        answer = pair["chosen"][0]["content"]
+        if format == "two_option":
+            assert row["chosen_ids"][0] == letter_tokens(tokenizer)["ABC".index(answer)]
+        else:
+            assert tokenizer.decode(row["chosen_ids"], skip_special_tokens=True).strip() == answer
 
 
 class _Bare:

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 from spillover.core.errors import InputError
-from spillover.data import bbq
+from spillover.data import bbq, samples
 
 
 def test_the_nine_attributes_have_the_published_counts(bbq_items, nine_attributes):
@@ -100,25 +100,25 @@ def test_a_clone_with_its_own_layout_is_read(bbq_files, pins, tmp_path):
 
 def test_samples_are_whole_blocks_spread_over_templates_and_nested(bbq_items):
     items = bbq_items("SES")
-    small, large = bbq.spread_blocks(items, 30), bbq.spread_blocks(items, 60)
+    small, large = samples.spread_blocks(items, 30), samples.spread_blocks(items, 60)
     assert small.groupby("block").size().eq(4).all()
     assert small["block"].nunique() == 30
     assert small["template"].nunique() == 25
     assert small.groupby("template")["block"].nunique().max() == 2
     assert set(small["item_id"]) < set(large["item_id"])
-    assert bbq.spread_blocks(items, None) is items
+    assert samples.spread_blocks(items, None) is items
 
 
 def test_gender_without_transgender_items_is_the_papers(bbq_items):
-    kept = bbq.exclude_groups(bbq_items("Gender_identity"), "^(trans|nonTrans)")
+    kept = samples.exclude_groups(bbq_items("Gender_identity"), "^(trans|nonTrans)")
     assert len(kept) == 5672 - 864
-    train, heldout = bbq.split_heldout(kept, "item", 0.2, 0)
+    train, heldout = samples.split_heldout(kept, "item", 0.2, 0)
     assert (len(train), len(heldout)) == (3847, 961)
     assert not set(train["item_id"]) & set(heldout["item_id"])
 
 
 def test_held_out_templates_share_no_template_with_training(bbq_items):
-    train, heldout = bbq.split_heldout(bbq_items("Gender_identity"), "template", 0.2, 0)
+    train, heldout = samples.split_heldout(bbq_items("Gender_identity"), "template", 0.2, 0)
     assert not set(train["template"]) & set(heldout["template"])
     assert heldout["template"].nunique() == 10
     assert set(heldout["label_type"]) == {"label", "name"}
@@ -130,7 +130,7 @@ def test_held_out_templates_share_no_template_with_training(bbq_items):
 def test_a_share_that_leaves_no_items_is_refused(bbq_items, by, share):
     items = bbq_items("Religion").groupby("template").head(4).head(12)
     with pytest.raises(InputError, match=r"split\.heldout"):
-        bbq.split_heldout(items, by, share, 0)
+        samples.split_heldout(items, by, share, 0)
 
 
 def test_each_targeted_attribute_needs_items_on_both_sides(bbq_items):
@@ -138,12 +138,12 @@ def test_each_targeted_attribute_needs_items_on_both_sides(bbq_items):
     age = bbq_items("Age")
     items = pd.concat([age[age["template"] == age["template"].iloc[0]], bbq_items("Religion")])
     with pytest.raises(InputError, match=r"split\.heldout: .* of Age"):
-        bbq.split_heldout(items, "template", 0.2, 0)
+        samples.split_heldout(items, "template", 0.2, 0)
 
 
 def test_blocks_of_two_attributes_with_one_number_are_two_blocks(bbq_items):
     items = pd.concat([bbq_items("Age"), bbq_items("Religion")], ignore_index=True)
-    sample = bbq.spread_blocks(items, 60)
+    sample = samples.spread_blocks(items, 60)
     assert len(sample) == 240
     assert sample.groupby(["attribute", "block"]).size().eq(4).all()
     assert sample["template"].nunique() == 50
@@ -151,10 +151,10 @@ def test_blocks_of_two_attributes_with_one_number_are_two_blocks(bbq_items):
 
 def test_targeted_attributes_are_evaluated_on_held_out_items_only(bbq_items):
     items = bbq_items("Gender_identity")
-    train, heldout = bbq.split_heldout(items, "template", 0.2, 0)
-    _, other = bbq.split_heldout(items, "template", 0.2, 1)
-    aligned = bbq.evaluated_items(items, [heldout], 20)
-    base = bbq.evaluated_items(items, [heldout, other], 20)
+    train, heldout = samples.split_heldout(items, "template", 0.2, 0)
+    _, other = samples.split_heldout(items, "template", 0.2, 1)
+    aligned = samples.evaluated_items(items, [heldout], 20)
+    base = samples.evaluated_items(items, [heldout, other], 20)
     assert aligned["block"].nunique() == 20
     assert not set(aligned["item_id"]) & set(train["item_id"])
     assert set(aligned["item_id"]) < set(base["item_id"])

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import tiny_models
 from spillover.data import prompts
-from spillover.data.bbq import spread_blocks
+from spillover.data.samples import spread_blocks
 from spillover.models.load import load_model, load_tokenizer
 from spillover.scoring.score import score
 
@@ -71,7 +71,13 @@ def lm_eval_choices(folder, items):
 def test_cloze_with_all_unknowns_chooses_what_lm_eval_chooses(folder, items):
     choices, scores = lm_eval_choices(folder, items)
     model = load_model(folder, "none", "float32", "cpu")
-    table = score(items, model, load_tokenizer(folder), scoring="cloze", cloze={"unknowns": "all"})
+    table = score(
+        items,
+        model,
+        load_tokenizer(folder),
+        scoring="cloze",
+        cloze={"prompt": "plain", "unknowns": "all"},
+    )
     assert len(items) == 216
     assert list(table["item_id"]) == list(items["item_id"])
     differences = []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from made_items import make_items
 from spillover.data import prompts
-from spillover.data.bbq import spread_blocks
-from spillover.models.tokens import encode_chat
+from spillover.data.samples import spread_blocks
+from spillover.models.tokens import encode_chat, encode_replies
 from spillover.scoring import engine
 from spillover.scoring.cloze import Cloze
 from spillover.scoring.generate import Generate
@@ -100,7 +100,10 @@ class Oracle:
                 )
                 self.prompts[tuple(encode_chat(tokenizer, chat))] = text
             for text, option in prompts.cloze_candidates(item, "all"):
-                self.answers[f"{prompts.cloze(item)} {text}"] = option == wanted
+                self.answers[f"{prompts.cloze_plain(item)} {text}"] = option == wanted
+                _, (reply,) = encode_replies(tokenizer, prompts.cloze_chat(item), [text.strip()])
+                asked = encode_chat(tokenizer, prompts.cloze_chat(item))
+                self.answers[tokenizer.decode([*asked, *reply])] = option == wanted
 
     def log_probabilities(self, engine, blocks):
         return [np.array([self.likelihood(span) for span in block]) for block in blocks]
@@ -110,7 +113,7 @@ class Oracle:
             letter = self.tokenizer.decode(span.tokens[-1:])
             return np.log(0.8 if self.prompts[span.context] == letter else 0.1)
         text = self.tokenizer.decode(span.tokens)
-        if text.startswith("A:"):
+        if text not in self.answers:  # without a question
             return -9.0
         # By the token, so that the same answer wins whichever score decides.
         return len(span) * (-0.01 if self.answers[text] else -5.0)
@@ -126,6 +129,7 @@ class Oracle:
     [
         ({"scoring": "letter", "option_orders": "all"}, "{letter}"),
         ({"scoring": "cloze"}, "{text}"),
+        ({"scoring": "cloze", "cloze": {"prompt": "plain"}}, "{text}"),
         ({"scoring": "cloze", "cloze": {"unknowns": "all", "decide_by": "per_token"}}, "{text}"),
         ({"scoring": "generate", "option_orders": "cyclic"}, "The answer is ({letter}) {text}."),
         ({"scoring": "generate", "option_orders": "cyclic"}, "{text}"),

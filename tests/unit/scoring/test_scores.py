@@ -59,17 +59,58 @@ def test_letters_score_as_in_plain_passes(loaded, orders):
         assert row["predicted"] == np.argmax(expected)
 
 
-@pytest.mark.parametrize("decide_by", ["sum", "per_token", "unconditional"])
-def test_cloze_answers_score_as_in_plain_passes(loaded, decide_by):
+CHAT = """\
+Read the context and answer the question. If the context does not say, answer that it cannot be \
+determined.
+
+Context: {context}
+Question: {question}
+Answer:"""
+
+
+def chat_sum(model, tokenizer, message, answer, end_of_turn):
+    """Log-probability of each token of a reply, rendered by the template itself."""
+    chat = [{"role": "user", "content": message}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    chat.append({"role": "assistant", "content": answer})
+    whole = tokenizer.apply_chat_template(chat, tokenize=False)
+    assert whole.startswith(prompt + answer)
+    if not end_of_turn:
+        whole = prompt + answer
+    start, tokens = len(tokenizer.encode(prompt)), tokenizer.encode(whole)
+    return plain_logp(model, tokens)[start - 1 :]
+
+
+@pytest.mark.parametrize(
+    ("decide_by", "prompt", "end_of_turn"),
+    [
+        ("sum", "chat", True),
+        ("per_token", "chat", False),
+        ("unconditional", "chat", True),
+        ("sum", "plain", True),
+        ("per_token", "plain", True),
+        ("unconditional", "plain", True),
+    ],
+)
+def test_cloze_answers_score_as_in_plain_passes(loaded, decide_by, prompt, end_of_turn):
     model, tokenizer = loaded
     items = items_for(model)
-    table = score(items, model, tokenizer, scoring="cloze", cloze={"decide_by": decide_by})
+    settings = {"decide_by": decide_by, "prompt": prompt, "end_of_turn": end_of_turn}
+    table = score(items, model, tokenizer, scoring="cloze", cloze=settings)
     assert list(table["item_id"]) == list(items["item_id"])
     assert set(table["order"]) == {"012"}
+
+    def scored(question, options):
+        if prompt == "plain":
+            return [plain_sum(model, tokenizer, question, f" {option}") for option in options]
+        return [chat_sum(model, tokenizer, question, option, end_of_turn) for option in options]
+
     for item, row in zip(items.to_dict("records"), table.to_dict("records"), strict=True):
-        text = f"{item['context']}\n\nQ: {item['question']}\nA:"
-        logp = [plain_sum(model, tokenizer, text, f" {option}") for option in item["options"]]
-        alone = [plain_sum(model, tokenizer, "A:", f" {option}") for option in item["options"]]
+        question = CHAT.format(context=item["context"], question=item["question"])
+        if prompt == "plain":
+            question = f"{item['context']}\n\nQ: {item['question']}\nA:"
+        logp = scored(question, item["options"])
+        alone = scored("A:" if prompt == "plain" else "Answer:", item["options"])
         expected = {
             "sum": [x.sum() for x in logp],
             "per_token": [x.mean() for x in logp],
@@ -89,9 +130,10 @@ def test_cloze_answers_score_as_in_plain_passes(loaded, decide_by):
 def test_all_unknown_phrases_stand_for_the_unknown_option(llama):
     model, tokenizer = llama
     items = make_items(4)
-    table = score(items, model, tokenizer, scoring="cloze", cloze={"unknowns": "all"})
+    settings = {"unknowns": "all", "prompt": "plain"}
+    table = score(items, model, tokenizer, scoring="cloze", cloze=settings)
     for item, row in zip(items.to_dict("records"), table.to_dict("records"), strict=True):
-        text = prompts.cloze(item)
+        text = prompts.cloze_plain(item)
         phrases = [plain_sum(model, tokenizer, text, f" {p}").sum() for p in UNKNOWN_PHRASES]
         assert row[f"logp_{item['unknown']}"] == pytest.approx(max(phrases), abs=1e-4)
         groups = [option for option in range(3) if option != item["unknown"]]

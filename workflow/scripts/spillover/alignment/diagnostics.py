@@ -9,18 +9,22 @@ from peft import PeftModel
 
 from spillover.alignment.shared_prefix_dpo import sequences_of, tree_of
 from spillover.models import prefix_tree
-from spillover.models.tokens import letter_tokens
 
 
 def diagnose(
-    model: PeftModel, tokenizer, pairs: Sequence[Mapping], tokens_per_batch: int = 1024
+    model: PeftModel,
+    pairs: Sequence[Mapping],
+    letters: Sequence[int] | None = None,
+    tokens_per_batch: int = 1024,
 ) -> pd.DataFrame:
     """Answers of the base and of the aligned model to held-out pairs.
 
     Parameters
     ----------
     model : with its adapter attached; the base is the same model with the adapter off.
-    pairs : as :func:`alignment.encode` gives them, of held-out items.
+    pairs : as :func:`spillover.alignment.encoding.encode` gives them, of held-out items, with
+        correct preferences whatever those of training were.
+    letters : tokens of A, B and C, for pairs that are answered by letter.
 
     Returns
     -------
@@ -31,10 +35,10 @@ def diagnose(
     ``logp_chosen``, ``logp_rejected`` : mean log-probability of the answers (nats).
     ``kl_to_base`` : KL divergence of the run's distribution of the answer's first token from
         the base's, over the whole vocabulary, mean over prompts (nats).
-    ``probability_A``, ``_B``, ``_C`` : mean probability of the answers' letters. Of prompts
-        whose correct letters are balanced, a model without a favourite letter gives the same.
+    ``probability_A``, ``_B``, ``_C`` : with ``letters`` only: mean probability of the answers'
+        letters. Of prompts whose correct letters are balanced, a model without a favourite
+        letter gives the same.
     """
-    letters = letter_tokens(tokenizer)
     model.eval()
     sums: dict[str, list] = {"base": [], "aligned": []}
     sizes = [len(tree_of([pair])) for pair in pairs]
@@ -48,7 +52,7 @@ def diagnose(
     rows = []
     for run, batches in sums.items():
         chosen, rejected, first, kl = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        probability = first[:, letters].exp().mean(0)
+        probability = first[:, letters].exp().mean(0).tolist() if letters else ()
         rows.append(
             {
                 "run": run,
@@ -57,7 +61,7 @@ def diagnose(
                 "logp_chosen": chosen.mean().item(),
                 "logp_rejected": rejected.mean().item(),
                 "kl_to_base": kl.mean().item(),
-                **{f"probability_{x}": p for x, p in zip("ABC", probability.tolist(), strict=True)},
+                **{f"probability_{x}": p for x, p in zip("ABC", probability, strict=False)},
             }
         )
     return pd.DataFrame(rows)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from spillover.core.errors import InputError
-from spillover.models.tokens import encode_chat
+from spillover.models.tokens import encode_replies
 
 
 def encode(pairs: pd.DataFrame, tokenizer, max_length: int) -> list[dict]:
@@ -24,22 +24,22 @@ def encode(pairs: pd.DataFrame, tokenizer, max_length: int) -> list[dict]:
     """
     rows = []
     for pair in pairs.to_dict("records"):
-        prompt = encode_chat(tokenizer, list(pair["prompt"]))
-        row = {"item_id": pair["item_id"], "prompt_ids": prompt}
-        for side in ("chosen", "rejected"):
-            whole = encode_chat(tokenizer, list(pair["prompt"]), pair[side][0]["content"])
-            if len(whole) > max_length:
-                raise InputError(
-                    f"training.max_length: {pair['item_id']} with its answer takes {len(whole)} "
-                    f"tokens, more than {max_length}; nothing is cut or left out"
-                )
-            if whole[: len(prompt)] != prompt:
-                raise InputError(
-                    f"{tokenizer.name_or_path}: its chat template renders the prompt of "
-                    f"{pair['item_id']} otherwise once an answer follows"
-                )
-            row[f"{side}_ids"] = whole[len(prompt) :]
-        rows.append(row)
+        texts = [pair[side][0]["content"] for side in ("chosen", "rejected")]
+        prompt, (chosen, rejected) = encode_replies(tokenizer, list(pair["prompt"]), texts)
+        n_tokens = len(prompt) + max(len(chosen), len(rejected))
+        if n_tokens > max_length:
+            raise InputError(
+                f"training.max_length: {pair['item_id']} with its answer takes {n_tokens} "
+                f"tokens, more than {max_length}; nothing is cut or left out"
+            )
+        rows.append(
+            {
+                "item_id": pair["item_id"],
+                "prompt_ids": prompt,
+                "chosen_ids": chosen,
+                "rejected_ids": rejected,
+            }
+        )
     return rows
 
 

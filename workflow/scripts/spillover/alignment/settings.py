@@ -230,6 +230,9 @@ def skeleton(
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    # Shapes are those of the model as served.
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config,

@@ -1,6 +1,5 @@
 """Align a model on preference pairs: LoRA by DPO, through TRL, restartable to the bit."""
 
-import hashlib
 import json
 import logging
 import time
@@ -34,9 +33,9 @@ from spillover.alignment.trainer import (
     StockTrainer,
     arguments,
 )
-from spillover.core.files import write_table
+from spillover.core.files import folder_sha256, write_table
 from spillover.models.check import check_folder
-from spillover.models.load import load_model, load_tokenizer, resolve_device
+from spillover.models.load import MODEL_FILES, load_model, load_tokenizer, resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,7 @@ def train(
         checkpoints,
         {
             "pairs": hash_rows(rows),
-            "base": _hash_folder(model_folder),
+            "base": folder_sha256(model_folder, MODEL_FILES),
             "quantization": quantization,
             "dtype": dtype,
             "seed": seed,
@@ -211,17 +210,6 @@ def _source(folder: str | Path) -> dict:
     """Where a model is from, as recorded when it was fetched."""
     record = Path(folder) / "source.json"
     return json.loads(record.read_text()) if record.is_file() else {}
-
-
-def _hash_folder(folder: str | Path) -> str:
-    """Hash of the files that a model is made of."""
-    total = hashlib.sha256()
-    for file in sorted(Path(folder).iterdir()):
-        if file.suffix in (".json", ".safetensors", ".model", ".jinja"):
-            with file.open("rb") as content:
-                total.update(file.name.encode())
-                total.update(hashlib.file_digest(content, "sha256").digest())
-    return total.hexdigest()
 
 
 def _versions() -> dict[str, str]:

@@ -4,13 +4,17 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from spillover.core.errors import InputError
+
+PROVENANCE = b"spillover_provenance"
 
 
 def sha256(data: bytes) -> str:
@@ -22,6 +26,16 @@ def file_sha256(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: str | Path, suffixes: Collection[str]) -> str:
+    """Hexadecimal SHA-256 over names and contents of a folder's files with these suffixes."""
+    total = hashlib.sha256()
+    for file in sorted(Path(folder).iterdir()):
+        if file.suffix in suffixes:
+            total.update(file.name.encode())
+            total.update(bytes.fromhex(file_sha256(file)))
+    return total.hexdigest()
 
 
 @contextmanager
@@ -70,18 +84,33 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> None:
+def write_table(table: pd.DataFrame, path: str | Path, provenance: str = "") -> None:
     """Write ``.parquet`` or ``.tsv``, whole or not at all, the same bytes for the same table.
 
     Floats in TSV have ten significant digits; undefined values are empty, never 0.
+
+    Parameters
+    ----------
+    provenance : what a Parquet table depends on, kept in it for :func:`read_provenance`.
     """
     with replacing(path) as temporary:
         if temporary.suffix == ".parquet":
-            table.to_parquet(temporary, index=False)
+            arrow = pa.Table.from_pandas(table, preserve_index=False)
+            kept = {PROVENANCE: provenance.encode()} if provenance else {}
+            pq.write_table(arrow.replace_schema_metadata(arrow.schema.metadata | kept), temporary)
         else:
             table.to_csv(
                 temporary, sep="\t", index=False, float_format="%.10g", lineterminator="\n"
             )
+
+
+def read_provenance(path: str | Path) -> str | None:
+    """What a Parquet table was written with; None without it, or without a whole table."""
+    try:
+        kept = pq.read_schema(path).metadata or {}
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return kept[PROVENANCE].decode() if PROVENANCE in kept else None
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

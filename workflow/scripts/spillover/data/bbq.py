@@ -1,13 +1,12 @@
-"""The BBQ benchmark: published files, the item table, blocks, samples and splits.
+"""The BBQ benchmark: published files and the item table.
 
 Source: Parrish et al. (2022), "BBQ: A hand-built bias benchmark for question answering".
 """
 
 import io
 import json
-import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -213,87 +212,3 @@ def _assert_facts(items: pd.DataFrame, attribute: str, pin: Mapping) -> None:
     broken = [fact for fact, holds in facts.items() if not holds]
     if broken:
         raise InputError(f"{attribute}.jsonl: expected {'; '.join(broken)}; the data differ")
-
-
-# ------------------------------------------------------------------ samples and splits
-
-
-def spread_blocks(items: pd.DataFrame, n_blocks: int | None, seed: int = 0) -> pd.DataFrame:
-    """Items of ``n_blocks`` blocks, spread over the templates as evenly as they allow.
-
-    Samples are nested: a larger one contains the smaller, so enlarging a study keeps what it
-    had. ``None``, or more blocks than there are, gives every item. The order of rows is kept.
-    """
-    # a block's number is its attribute's own
-    key = ["attribute", "block"]
-    blocks = items[[*key, "template"]].drop_duplicates(key).reset_index(drop=True)
-    if n_blocks is None or n_blocks >= len(blocks):
-        return items
-    rng = np.random.default_rng(seed)
-    blocks = blocks.iloc[rng.permutation(len(blocks))]
-    # first each template's first block, then each one's second, …
-    turn = blocks.groupby("template", sort=False).cumcount()
-    chosen = blocks.iloc[np.argsort(turn.to_numpy(), kind="stable")[:n_blocks]]
-    return items[pd.MultiIndex.from_frame(items[key]).isin(pd.MultiIndex.from_frame(chosen[key]))]
-
-
-def exclude_groups(items: pd.DataFrame, pattern: str | None) -> pd.DataFrame:
-    """Items none of whose answers belongs to a group that matches the regular expression."""
-    if not pattern:
-        return items
-    excluded = re.compile(pattern)
-    return items[~items["groups"].map(lambda groups: any(map(excluded.search, groups)))]
-
-
-def split_heldout(
-    items: pd.DataFrame, by: str, heldout: float, seed: int
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Training and held-out items, disjoint by whole templates or by item.
-
-    ``template`` holds out that share of the templates of each attribute and label type (labels
-    and names alike), to the nearest whole number; ``item`` holds out int(heldout x items)
-    items, as the paper does: its held-out items share their templates, and most of their
-    words, with training.
-
-    Raises
-    ------
-    InputError
-        If either side would be left without items of an attribute.
-    """
-    rng = np.random.default_rng(seed)
-    if by == "item":
-        chosen = items["item_id"].iloc[rng.permutation(len(items))[: int(heldout * len(items))]]
-        held = items["item_id"].isin(chosen)
-    else:
-        chosen = []
-        for _, group in items.groupby(["attribute", "label_type"]):
-            templates = group["template"].unique()
-            n = int(heldout * len(templates) + 0.5)
-            chosen.extend(rng.permutation(templates)[:n])
-        held = items["template"].isin(chosen)
-    for attribute, side in held.groupby(items["attribute"]):
-        if side.all() or not side.any():
-            raise InputError(
-                f"split.heldout: {heldout} of {len(side)} items of {attribute} by {by} leaves "
-                f"{(~side).sum()} to train on and {side.sum()} held out; both need at least one"
-            )
-    return items[~held], items[held]
-
-
-def evaluated_items(
-    items: pd.DataFrame, heldout: Sequence[pd.DataFrame], n_blocks: int | None
-) -> pd.DataFrame:
-    """Items of an attribute to evaluate: a sample of all, or of what each alignment held out.
-
-    Parameters
-    ----------
-    heldout : one table with ``item_id`` for each alignment that targets this attribute. The
-        aligned run passes its own; the base run passes all, and covers each of the samples.
-    """
-    if not heldout:
-        return spread_blocks(items, n_blocks)
-    samples = [
-        spread_blocks(items[items["item_id"].isin(table["item_id"])], n_blocks)["item_id"]
-        for table in heldout
-    ]
-    return items[items["item_id"].isin(pd.concat(samples))]

@@ -1,11 +1,17 @@
 """Causal language models: load one quantised or not, attach an adapter."""
 
+import json
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from spillover.core.errors import InputError
+
+# In a folder of weights that were quantised before (:mod:`spillover.models.quantize`): how.
+RECORD = "quantized.json"
+# Suffixes of the files that a model is made of.
+MODEL_FILES = (".json", ".safetensors", ".model", ".jinja")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,17 +51,24 @@ def load_model(
 
     Parameters
     ----------
+    folder : as fetched, or as :func:`spillover.models.quantize.quantize` wrote it.
     quantization : ``nf4`` (4-bit NormalFloat with double quantisation) or ``none``.
     dtype : dtype of computation, and of the weights that are not quantised.
     adapter : folder of a PEFT adapter to attach. It is not merged: the base weights are the
         same to the bit with and without it.
+
+    Raises
+    ------
+    InputError
+        If there is no such device, or the folder was quantised for another dtype.
     """
     device = resolve_device(device)
-    quantize = None
-    if quantization == "nf4":
-        if device.type == "cpu":
-            _keep_weights_as_quantized()
-        quantize = BitsAndBytesConfig(
+    stored = _check_record(Path(folder), quantization, dtype)
+    if quantization == "nf4" and device.type == "cpu":
+        _keep_weights_as_quantized()
+    settings = {}
+    if quantization == "nf4" and not stored:
+        settings["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
@@ -64,17 +77,32 @@ def load_model(
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
-        quantization_config=quantize,
         device_map={"": device},
         attn_implementation="sdpa",
         local_files_only=True,
         trust_remote_code=False,
+        **settings,
     )
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
     return model.eval()
+
+
+def _check_record(folder: Path, quantization: str, dtype: str) -> bool:
+    """Whether a folder's weights were quantised before; an error unless as asked for."""
+    record = folder / RECORD
+    if not record.is_file():
+        return False
+    found = json.loads(record.read_text())
+    asked = {"quantization": quantization, "dtype": dtype}
+    if any(found[key] != value for key, value in asked.items()):
+        raise InputError(
+            f"{folder}: its weights were quantised for {found['quantization']} and "
+            f"{found['dtype']}, and {quantization} and {dtype} are asked for; remove it"
+        )
+    return True
 
 
 def _keep_weights_as_quantized() -> None:

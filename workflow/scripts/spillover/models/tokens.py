@@ -13,15 +13,66 @@ TEMPLATE_SETTINGS = {"date_string": "26 Jul 2024"}
 
 
 def encode_chat(
-    tokenizer, messages: Sequence[Mapping[str, str]], answer: str | None = None
+    tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    answer: str | None = None,
+    end_of_turn: bool = True,
 ) -> list[int]:
-    """Token ids of a conversation, up to where the assistant speaks or with its answer."""
+    """Token ids of a conversation, up to where the assistant speaks or with its answer.
+
+    ``end_of_turn`` False leaves out what the template writes behind the answer.
+    """
     if answer is not None:
         messages = [*messages, {"role": "assistant", "content": answer}]
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=answer is None, **TEMPLATE_SETTINGS
     )
+    if answer is not None and not end_of_turn:
+        text = text[: text.rindex(answer) + len(answer)]
     return tokenizer.encode(text, add_special_tokens=False)
+
+
+def encode_replies(
+    tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    texts: Sequence[str],
+    end_of_turn: bool = True,
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a conversation, and of each of several replies that the assistant may give.
+
+    Preference pairs and evaluation both come through here, so that what is trained and what is
+    scored are the same tokens.
+
+    Parameters
+    ----------
+    end_of_turn : whether what the template writes behind a reply, the end of the turn first,
+        is part of it.
+
+    Raises
+    ------
+    InputError
+        If the prompt does not go on unchanged in front of a reply, or a reply's last token
+        holds something of what the template writes behind it and is asked for without.
+    """
+    prompt = encode_chat(tokenizer, messages)
+    replies = []
+    for text in texts:
+        whole = encode_chat(tokenizer, messages, text)
+        if whole[: len(prompt)] != prompt:
+            raise InputError(
+                f"{tokenizer.name_or_path}: its chat template renders a prompt otherwise once "
+                f"an answer follows (answer: {text!r})"
+            )
+        if not end_of_turn:
+            spoken = encode_chat(tokenizer, messages, text, end_of_turn=False)
+            if len(spoken) <= len(prompt) or whole[: len(spoken)] != spoken:
+                raise InputError(
+                    f"end_of_turn: {tokenizer.name_or_path} joins the end of the answer "
+                    f"{text!r} with what follows it; set end_of_turn: true"
+                )
+            whole = spoken
+        replies.append(whole[len(prompt) :])
+    return prompt, replies
 
 
 def stop_tokens(model: torch.nn.Module, tokenizer) -> list[int]:

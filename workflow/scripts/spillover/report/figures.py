@@ -1,6 +1,6 @@
 """Figures of a study: what changed, by attribute and context."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import matplotlib as mpl
 import pandas as pd
@@ -14,94 +14,177 @@ mpl.rcParams.update({"svg.hashsalt": "spillover", "svg.fonttype": "path", "font.
 CONTEXT_NAMES = {"ambig": "ambiguous", "disambig": "disambiguated"}
 # Colours of Okabe and Ito, told apart by colour-blind readers too.
 CONTEXT_COLOURS = {"ambig": "#D55E00", "disambig": "#0072B2"}
+CONTROL_COLOUR = "0.45"
 FILLED = ("improved", "degraded")
+POOLED = "untargeted, pooled"
 
 
-def accuracy_change(spillover: pd.DataFrame, alpha: float) -> Figure:
-    """Change of accuracy with its clustered interval, a row an attribute, a panel a model.
+def accuracy_change(
+    spillover: pd.DataFrame,
+    aggregate: pd.DataFrame,
+    alignment: str,
+    alpha: float,
+    contrasts: pd.DataFrame | None = None,
+    control: str | None = None,
+) -> Figure:
+    """Change of accuracy by attribute, the control's beside it; a panel a context.
 
     Parameters
     ----------
-    spillover : rows of ``spillover.tsv`` of one alignment.
+    spillover, aggregate : ``spillover.tsv`` and ``aggregate.tsv``.
+    alignment, control : whose changes are shown.
     alpha : the intervals are at level 1 - alpha.
+    contrasts : ``contrasts.tsv``, if there is a control.
 
-    Filled points are changes that hold after correction; targeted attributes are marked ◀.
+    The last row pools the untargeted attributes. Points are filled where the change is not the
+    control's too (the contrast holds after correction); without a control, where the change
+    itself holds. A row of panels a model; targeted attributes are marked ◀.
     """
-    attributes = sorted(spillover["attribute"].unique(), reverse=True)
-    targeted = set(spillover.loc[spillover["targeted"], "attribute"])
-    figure, panels = _panels(spillover["model"].unique(), len(attributes))
-    for axes, (_, of_model) in zip(panels, spillover.groupby("model", sort=False), strict=True):
-        for context, rows, at, colour in _by_context(of_model, attributes, 0.14):
-            axes.hlines(at, 100 * rows["delta_low"], 100 * rows["delta_high"], color=colour, lw=1.5)
-            filled = rows["verdict"].isin(FILLED)
+    attributes = sorted(spillover["attribute"].unique())
+    targeted = set(spillover.loc[spillover["targeted"] & _is(spillover, alignment), "attribute"])
+    rows = [*attributes, POOLED][::-1]
+    models = spillover["model"].unique()
+    figure, panels = _panels([(model, context) for model in models for context in CONTEXT_NAMES], 2)
+    shown = [(alignment, 0.0)] if control is None else [(alignment, 0.15), (control, -0.17)]
+    for (model, context), axes in panels.items():
+        axes.axhspan(-0.5, 0.5, color="0.95", zorder=0)
+        for name, above in shown:
+            table = _changes(spillover, aggregate, model, name, context)
+            holds = table["verdict"].isin(FILLED)
+            if control is not None:
+                found = contrasts[
+                    _is(contrasts, alignment, "contrast")
+                    & _is(contrasts, model, "model")
+                    & (contrasts["context"] == context)
+                ]
+                pooled = _pooled(found, "attribute").assign(attribute=POOLED)
+                verdicts = pd.concat([found, pooled]).set_index("attribute")["verdict"]
+                holds = table["attribute"].map(verdicts).isin(FILLED)
+            colour = CONTEXT_COLOURS[context] if name == alignment else CONTROL_COLOUR
+            filled = holds if name == alignment else holds & False
+            at = table["attribute"].map(rows.index) + above
+            axes.hlines(at, 100 * table["low"], 100 * table["high"], color=colour, lw=1.5)
             axes.scatter(
-                100 * rows["delta_accuracy"],
+                100 * table["change"],
                 at,
                 facecolors=[colour if fill else "white" for fill in filled],
                 edgecolors=colour,
-                s=26,
+                marker="o" if name == alignment else "D",
+                s=30 if name == alignment else 20,
                 zorder=3,
-                label=CONTEXT_NAMES[context],
+                label=name,
             )
+        title = CONTEXT_NAMES[context] if len(models) == 1 else f"{model}, {CONTEXT_NAMES[context]}"
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel(f"change of accuracy, points ({100 * (1 - alpha):g} % interval)")
-    _label_attributes(panels[0], attributes, targeted)
-    _legend(figure, panels[0], "filled: holds after correction; ◀: targeted")
+    first = next(iter(panels.values()))
+    _label_attributes(first, rows, targeted)
+    held = "holds after correction" if control is None else "is not the control's too, corrected"
+    _legend(figure, first, f"filled: {held}; ◀: targeted")
     return figure
 
 
-def bias_scores(metrics: pd.DataFrame, alignment: str, targeted: Collection[str]) -> Figure:
-    """Bias scores before (hollow) and after (filled), a row an attribute, a panel a model.
+def _changes(
+    spillover: pd.DataFrame, aggregate: pd.DataFrame, model: str, alignment: str, context: str
+) -> pd.DataFrame:
+    """Changes of one panel: each attribute's, and that of the untargeted ones together."""
+    pooled = _pooled(aggregate[aggregate["label_type"] == "all"], "attributes")
+    tables = [spillover, pooled.assign(attribute=POOLED, verdict="inconclusive")]
+    table = pd.concat(
+        [t[_is(t, model, "model") & _is(t, alignment) & (t["context"] == context)] for t in tables]
+    )
+    names = {"delta_accuracy": "change", "delta_low": "low", "delta_high": "high"}
+    return table.rename(columns=names)[["attribute", "verdict", *names.values()]]
+
+
+def _pooled(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Rows over the untargeted attributes: over all, where none is targeted."""
+    untargeted = table[table[column] == "untargeted"]
+    return table[table[column] == "all"] if untargeted.empty else untargeted
+
+
+def _is(table: pd.DataFrame, name: str, column: str = "alignment") -> pd.Series:
+    """Rows of one name; a table that was read again may hold a number in its place."""
+    return table[column].astype(str) == str(name)
+
+
+def bias_scores(
+    metrics: pd.DataFrame, alignment: str, targeted: Collection[str], control: str | None = None
+) -> Figure:
+    """Bias scores before (hollow) and after (filled), a row an attribute, a panel a context.
 
     Parameters
     ----------
     metrics : ``metrics.tsv``; seeds are averaged.
     alignment, targeted : which runs are *after*, and the attributes they were aligned for.
+    control : whose runs are shown beside them.
 
     s_AMB and s_DIS are in [-1, 1]; 0 is no lean, and a tick is the score of a model that is
-    always right, which unbalanced templates put beside 0.
+    always right, which unbalanced templates put beside 0. A row of panels a model.
     """
     metrics = metrics[metrics["label_type"] == "all"]
     base = metrics[metrics["run"] == "base"]
-    aligned = metrics[metrics["run"].str.startswith(f"{alignment}/seed")]
-    keys = ["model", "attribute", "context"]
-    mean = aligned.groupby(keys, sort=False)["bias_score"].mean().rename("after")
-    table = base.merge(mean.reset_index(), on=keys)
-    attributes = sorted(table["attribute"].unique(), reverse=True)
-    figure, panels = _panels(table["model"].unique(), len(attributes))
-    for axes, (_, of_model) in zip(panels, table.groupby("model", sort=False), strict=True):
-        for context, rows, at, colour in _by_context(of_model, attributes, 0.16):
-            axes.hlines(at, rows["bias_score"], rows["after"], color=colour, lw=1.2)
-            axes.scatter(rows["bias_score"], at, s=26, c="white", edgecolors=colour, zorder=3)
+    rows = sorted(metrics["attribute"].unique(), reverse=True)
+    models = metrics["model"].unique()
+    figure, panels = _panels([(model, context) for model in models for context in CONTEXT_NAMES], 2)
+    for (model, context), axes in panels.items():
+        before = base[_is(base, model, "model") & (base["context"] == context)]
+        before = before.set_index("attribute")
+        at = before.index.map(rows.index)
+        colour = CONTEXT_COLOURS[context]
+        for name, above in (
+            ((alignment, 0.0),) if control is None else ((alignment, 0.12), (control, -0.2))
+        ):
+            runs = metrics[
+                metrics["run"].str.startswith(f"{name}/seed")
+                & _is(metrics, model, "model")
+                & (metrics["context"] == context)
+            ]
+            after = runs.groupby("attribute")["bias_score"].mean().reindex(before.index)
+            if name == alignment:
+                axes.hlines(at + above, before["bias_score"], after, color=colour, lw=1.2)
+                axes.scatter(
+                    before["bias_score"],
+                    at + above,
+                    s=28,
+                    c="white",
+                    edgecolors=colour,
+                    zorder=3,
+                    label="before",
+                )
             axes.scatter(
-                rows["after"], at, s=26, color=colour, zorder=4, label=CONTEXT_NAMES[context]
+                after,
+                at + above,
+                color=colour if name == alignment else CONTROL_COLOUR,
+                marker="o" if name == alignment else "D",
+                s=28 if name == alignment else 18,
+                zorder=4,
+                label=f"after {name}",
             )
-            if context == "disambig":
-                perfect = rows["bias_score_perfect_model"]
-                axes.scatter(perfect, at, marker="|", s=70, color="0.2", lw=1, zorder=2)
-        axes.set_xlabel("bias score (ambiguous s_AMB, disambiguated s_DIS)")
-    _label_attributes(panels[0], attributes, set(targeted))
-    _legend(figure, panels[0], "hollow: before, filled: after; |: a perfect model; ◀: targeted")
+        if context == "disambig":
+            perfect = before["bias_score_perfect_model"]
+            axes.scatter(perfect, at, marker="|", s=70, color="0.2", lw=1, zorder=2)
+        title = CONTEXT_NAMES[context] if len(models) == 1 else f"{model}, {CONTEXT_NAMES[context]}"
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("s_AMB" if context == "ambig" else "s_DIS")
+    first = next(iter(panels.values()))
+    _label_attributes(first, rows, set(targeted))
+    _legend(figure, first, "bias scores; |: a perfect model; ◀: targeted")
     return figure
 
 
-def _panels(models: Collection[str], n_rows: int):
-    figure = Figure(figsize=(2.2 + 3.6 * len(models), 1.4 + 0.42 * n_rows), layout="constrained")
-    panels = figure.subplots(1, len(models), sharey=True, sharex=True, squeeze=False)[0]
-    for axes, model in zip(panels, models, strict=True):
-        axes.set_title(model, fontsize=10)
+def _panels(keys: Sequence[tuple[str, str]], n_columns: int) -> tuple[Figure, dict]:
+    """A figure and its panels by key, ``n_columns`` of them in a row."""
+    n_rows = len(keys) // n_columns
+    figure = Figure(figsize=(8.4, 1.2 + 3.9 * n_rows), layout="constrained")
+    axes_of = figure.subplots(n_rows, n_columns, sharey=True, sharex=True, squeeze=False)
+    panels = dict(zip(keys, axes_of.flat, strict=True))
+    for axes in panels.values():
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.93", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.axvline(0, color="0.6", linewidth=0.8)
     return figure, panels
-
-
-def _by_context(table: pd.DataFrame, attributes: list[str], shift: float):
-    """Yield each context's name, rows, their heights (one context above the other), colour."""
-    for context, above in (("ambig", shift), ("disambig", -shift)):
-        rows = table[table["context"] == context]
-        at = [attributes.index(name) + above for name in rows["attribute"]]
-        yield context, rows, at, CONTEXT_COLOURS[context]
 
 
 def _label_attributes(axes, attributes: list[str], targeted: set[str]) -> None:
@@ -117,7 +200,7 @@ def _legend(figure: Figure, axes, note: str) -> None:
         handles,
         labels,
         loc="outside upper center",
-        ncols=2,
+        ncols=3,
         frameon=False,
         title=note,
         title_fontsize=8,

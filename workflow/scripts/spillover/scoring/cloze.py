@@ -1,10 +1,15 @@
 """Log-probabilities of answer texts behind the question, without showing options."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from spillover.data import prompts
+from spillover.models.tokens import encode_replies
 from spillover.scoring.engine import Engine, Span
 from spillover.scoring.letter import LOGP
+
+RULES = ("sum", "per_token", "unconditional")
 
 
 class Cloze:
@@ -12,15 +17,21 @@ class Cloze:
 
     Parameters
     ----------
+    prompt : ``chat``: a conversation whose reply an answer is, as preference pairs of format
+        ``cloze`` render it. ``plain``: the text of lm-eval's ``bbq``, which it continues.
+    end_of_turn : in a chat, whether the end of the assistant's turn is part of an answer. With
+        it, as in training, an answer that begins another is not favoured for being shorter,
+        and all answers together have a probability of at most 1.
     unknowns : ``own``: the candidates are the item's three options. ``all``: its two groups
         and every phrase for *unknown*, as in lm-eval's ``bbq``; the unknown option then has
         the scores of the phrase that decides for it.
     decide_by : ``sum``: log p(answer | question). ``per_token``: the same over the answer's
-        number of tokens. ``unconditional``: the same minus log p(answer | "A:"), after Brown
-        et al. (2020, section 2.4). All three are recorded.
+        number of tokens. ``unconditional``: the same minus log p(answer | "A:"), or in a
+        chat p(answer | "Answer:"), after Brown et al. (2020, section 2.4). All three are recorded.
 
     ``option_mass`` is the sum of the candidates' probabilities. Where one candidate begins
-    another, as some phrases for *unknown* do, the longer one's is counted in both.
+    another, as some phrases for *unknown* do, and the end of the turn is not scored, the
+    longer one's is counted in both.
     """
 
     columns = (
@@ -31,10 +42,24 @@ class Cloze:
         "predicted",
     )
 
-    def __init__(self, tokenizer, unknowns: str = "own", decide_by: str = "sum"):
-        if unknowns not in ("own", "all") or decide_by not in ("sum", "per_token", "unconditional"):
-            raise ValueError(f"cloze: unknowns {unknowns!r}, decide_by {decide_by!r}")
+    def __init__(
+        self,
+        tokenizer,
+        unknowns: str = "own",
+        decide_by: str = "sum",
+        prompt: str = "chat",
+        end_of_turn: bool = True,
+    ):
+        for name, value, known in (
+            ("unknowns", unknowns, ("own", "all")),
+            ("decide_by", decide_by, RULES),
+            ("prompt", prompt, ("chat", "plain")),
+        ):
+            if value not in known:
+                raise ValueError(f"cloze.{name}: expected one of {known}, found {value!r}")
         self.tokenizer = tokenizer
+        self.prompt = prompt
+        self.end_of_turn = end_of_turn
         self.unknowns = unknowns
         self.decide_by = decide_by
         self.unconditional: dict[str, float] = {}
@@ -46,7 +71,7 @@ class Cloze:
                 text for item in items for text, _ in prompts.cloze_candidates(item, self.unknowns)
             )
         )
-        spans = self._spans(prompts.CLOZE_UNCONDITIONAL, texts)
+        spans = self._spans(None, texts)
         self.unconditional = {
             text: float(value)
             for text, value in zip(texts, engine.log_probabilities([spans])[0], strict=True)
@@ -58,14 +83,20 @@ class Cloze:
             span
             for item in items
             for span in self._spans(
-                prompts.cloze(item),
-                [text for text, _ in prompts.cloze_candidates(item, self.unknowns)],
+                item, [text for text, _ in prompts.cloze_candidates(item, self.unknowns)]
             )
         ]
 
-    def _spans(self, prompt: str, answers: list[str]) -> list[Span]:
+    def _spans(self, item: Mapping | None, answers: list[str]) -> list[Span]:
+        """One span an answer, behind an item's question or, without an item, behind none."""
+        if self.prompt == "chat":
+            messages = prompts.cloze_chat(item) if item else prompts.CLOZE_CHAT_UNCONDITIONAL
+            texts = map(prompts.cloze_reply, answers)
+            asked, replies = encode_replies(self.tokenizer, messages, [*texts], self.end_of_turn)
+            return [Span((*asked, *reply), len(asked)) for reply in replies]
         # As lm-eval does: encode both together and split where the prompt alone would end,
         # so that a tokenizer is free to join them.
+        prompt = prompts.cloze_plain(item) if item else prompts.CLOZE_PLAIN_UNCONDITIONAL
         encode = self.tokenizer.encode
         start = len(encode(prompt))
         return [Span(tuple(encode(f"{prompt} {answer}")), start) for answer in answers]

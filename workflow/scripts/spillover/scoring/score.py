@@ -59,8 +59,9 @@ def score(
     scoring : ``letter``, ``cloze`` or ``generate``.
     option_orders : ``given``, ``cyclic`` or ``all``. Cloze prompts do not show the options,
         so an item has one row there, of order ``012``.
-    cloze : ``unknowns`` (``own`` or ``all``) and ``decide_by`` (``sum``, ``per_token`` or
-        ``unconditional``); see :class:`Cloze`.
+    cloze : ``prompt`` (``chat`` or ``plain``), ``end_of_turn``, ``unknowns`` (``own`` or
+        ``all``) and ``decide_by`` (``sum``, ``per_token`` or ``unconditional``); see
+        :class:`Cloze`.
     generate : ``max_new_tokens``; see :class:`Generate`.
     tokens_per_batch : at most so many tokens a forward pass, or one sequence; None for what
         suits the device. It changes nothing but floating-point noise.

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from spillover.core.errors import InputError
 from spillover.statistics import outcomes
 from spillover.statistics.clustered import clustered_mean, equivalence_p, sign_flip_p
+from spillover.statistics.corrections import adjust, family_sizes, verdicts
 from spillover.statistics.tables import exact_zeros, mean
 
 POWER = 0.8  # of the minimum detectable change
@@ -54,6 +54,8 @@ SPILLOVER_COLUMNS = [
     "bias_base",
     "bias_aligned",
     "bias_perfect_model",
+    "changed",
+    "option_kl",
 ]
 
 
@@ -62,7 +64,8 @@ class Paired:
     """The same items before and after, one row an item, orders and seeds averaged.
 
     ``change`` is the change of an item's correctness, in [-1, 1]; ``by_seed`` holds it for every
-    seed alone, (items, seeds).
+    seed alone, (items, seeds). ``changed`` is the share of an item's answers that are another
+    option than before, ``option_kl`` the mean divergence of its options (nats, or NaN).
     """
 
     items: pd.DataFrame
@@ -70,6 +73,8 @@ class Paired:
     aligned: pd.DataFrame
     change: np.ndarray
     by_seed: np.ndarray
+    changed: np.ndarray
+    option_kl: np.ndarray
 
 
 def pair(items: pd.DataFrame, base: pd.DataFrame, aligned: Mapping[object, pd.DataFrame]) -> Paired:
@@ -91,7 +96,22 @@ def pair(items: pd.DataFrame, base: pd.DataFrame, aligned: Mapping[object, pd.Da
     changes = np.column_stack([(s["correct"] - base_shares["correct"]) for s in by_seed])
     change = changes.mean(axis=1)
     change[np.abs(change) < 1e-9] = 0.0  # 1/3 averaged over three seeds is not quite 1/3
-    return Paired(items, base_shares, sum(by_seed) / len(by_seed), change, changes)
+    item = before["item"].to_numpy()
+    asked = np.bincount(item) * len(after)
+
+    def mean_of(quantity):
+        total = sum(quantity(before, answers).astype(float) for answers in after)
+        return np.bincount(item, weights=total) / asked
+
+    return Paired(
+        items,
+        base_shares,
+        sum(by_seed) / len(by_seed),
+        change,
+        changes,
+        mean_of(outcomes.changed),
+        mean_of(outcomes.option_kl),
+    )
 
 
 def compare(
@@ -146,11 +166,13 @@ def compare(
                 "delta_bias_low": low,
                 "delta_bias_high": high,
                 "bias_p": sign_flip_p(
-                    bias_change, templates, settings["resamples"], _stream(settings, keys)
+                    bias_change, templates, settings["resamples"], stream(settings, cell)
                 ),
                 "bias_base": mean(before),
                 "bias_aligned": mean(after),
                 "bias_perfect_model": mean(offset),
+                "changed": paired.changed[rows_of].mean(),
+                "option_kl": paired.option_kl[rows_of].mean(),
             }
         )
     table = exact_zeros(pd.DataFrame(rows))
@@ -175,32 +197,21 @@ def correct(table: pd.DataFrame, settings: Mapping) -> pd.DataFrame:
     power at the strictest threshold it may meet, alpha divided by the size of the family.
     """
     table = table.copy()
-    table["cluster_p_adjusted"] = table["cluster_p"]
-    table["bias_p_adjusted"] = table["bias_p"]
-    family_size = pd.Series(1, index=table.index)
-    untargeted = table[~table["targeted"].astype(bool)]
-    if settings["correction"] != "none":
-        for _, family in untargeted.groupby(["model", "alignment", "context"]):
-            family_size[family.index] = len(family)
-            for p in ("cluster_p", "bias_p"):
-                tested = family[p].dropna()  # an undefined score is not a test
-                if len(tested):
-                    adjusted = multipletests(tested, method=settings["correction"])[1]
-                    table.loc[tested.index, f"{p}_adjusted"] = adjusted
+    family = table["model"] + "/" + table["alignment"] + "/" + table["context"]
+    family = family.where(~table["targeted"].astype(bool))
+    for p in ("cluster_p", "bias_p"):
+        table[f"{p}_adjusted"] = adjust(table[p], family, settings["correction"])
+    sizes = 1 if settings["correction"] == "none" else family_sizes(family)
     degrees = table["n_templates"] - 1
-    strictest = stats.t.ppf(1 - settings["alpha"] / (2 * family_size), degrees)
+    strictest = stats.t.ppf(1 - settings["alpha"] / (2 * sizes), degrees)
     table["minimum_detectable_change"] = table["delta_se"] * (
         strictest + stats.t.ppf(POWER, degrees)
     )
-    significant = table["cluster_p_adjusted"] < settings["alpha"]
-    table["verdict"] = np.select(
-        [
-            significant & (table["delta_accuracy"] > 0),
-            significant & (table["delta_accuracy"] < 0),
-            table["equivalence_p"] < settings["alpha"],
-        ],
-        ["improved", "degraded", "equivalent"],
-        default="inconclusive",
+    table["verdict"] = verdicts(
+        table["delta_accuracy"],
+        table["cluster_p_adjusted"],
+        table["equivalence_p"],
+        settings["alpha"],
     )
     return table[SPILLOVER_COLUMNS]
 
@@ -229,35 +240,32 @@ def change_of_accuracy(paired: Paired, rows: np.ndarray, settings: Mapping) -> d
     """Everything about the change of accuracy of some items."""
     change, templates = paired.change[rows], paired.items["template"].to_numpy()[rows]
     helped, harmed = int(np.sum(change > 0)), int(np.sum(change < 0))
-    mean = clustered_mean(change, templates)
-    low, high = mean.interval(settings["alpha"])
+    estimate = clustered_mean(change, templates)
+    low, high = estimate.interval(settings["alpha"])
     by_seed = paired.by_seed[rows].mean(axis=0)
-    where = "+".join(sorted(paired.items["attribute"].iloc[rows].unique()))
-    context = "+".join(sorted(paired.items["context_condition"].iloc[rows].unique()))
     return {
         "n_items": len(rows),
-        "n_templates": mean.clusters,
+        "n_templates": estimate.clusters,
         "accuracy_base": paired.base["correct"].to_numpy()[rows].mean(),
         "accuracy_aligned": paired.aligned["correct"].to_numpy()[rows].mean(),
-        "delta_accuracy": mean.value,
+        "delta_accuracy": estimate.value,
         "delta_low": low,
         "delta_high": high,
         "helped": helped,
         "harmed": harmed,
         "mcnemar_p": mcnemar([[0, harmed], [helped, 0]], exact=True).pvalue,
         "cluster_p": sign_flip_p(
-            change,
-            templates,
-            settings["resamples"],
-            _stream(settings, {"attribute": where, "context": context}),
+            change, templates, settings["resamples"], stream(settings, paired.items.iloc[rows])
         ),
-        "delta_se": mean.se,
-        "equivalence_p": equivalence_p(mean, settings["equivalence_margin"]),
+        "delta_se": estimate.se,
+        "equivalence_p": equivalence_p(estimate, settings["equivalence_margin"]),
         "seed_sd": by_seed.std(ddof=1) if len(by_seed) > 1 else np.nan,
     }
 
 
-def _stream(settings: Mapping, keys: Mapping) -> np.random.SeedSequence:
-    """Random numbers of one cell, whichever other cells there are."""
-    name = f"{keys['attribute']}/{keys['context']}"
+def stream(settings: Mapping, items: pd.DataFrame) -> np.random.SeedSequence:
+    """Random numbers for the items of a cell, or of several, whichever other cells there are."""
+    where = "+".join(sorted(items["attribute"].unique()))
+    context = "+".join(sorted(items["context_condition"].unique()))
+    name = f"{where}/{context}"
     return np.random.SeedSequence([settings["seed"], zlib.crc32(name.encode())])

@@ -6,11 +6,15 @@ Every quantity here is the mean of one number an item, so that one standard erro
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
 
 from spillover.core.errors import InputError
 
 OUTCOMES = ("target", "nontarget", "unknown", "unparsed")
 CONTEXTS = ("ambig", "disambig")
+LOGP = ["logp_0", "logp_1", "logp_2"]
+# Of an answer's three options, normalised.
+OPTION_LOGP = ["option_logp_0", "option_logp_1", "option_logp_2"]
 COLUMNS = [
     "item_id",
     "attribute",
@@ -71,8 +75,9 @@ def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     Frame with ``item`` (row number in ``items``), ``order``, ``predicted`` (-1: unparsed),
-    ``correct`` (bool) and ``outcome`` (place in ``OUTCOMES``; -1: names somebody on an item
-    without target).
+    ``correct`` (bool), ``outcome`` (place in ``OUTCOMES``; -1: names somebody on an item
+    without target) and ``OPTION_LOGP``: log-probabilities of the item's options, normalised
+    over the three, NaN where the run has none.
 
     Raises
     ------
@@ -100,6 +105,7 @@ def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             f"twice (first: {first})"
         )
     asked = items[["gold", "unknown", "target"]].iloc[item]
+    logp = _option_logp(predictions)[known][rank]
     return pd.DataFrame(
         {
             "item": item,
@@ -107,6 +113,7 @@ def align(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             "predicted": predicted,
             "correct": predicted == asked["gold"].to_numpy(),
             "outcome": _outcome_codes(asked, predicted),
+            **dict(zip(OPTION_LOGP, logp.T, strict=True)),
         }
     )
 
@@ -136,6 +143,25 @@ def shares(items: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(table, index=items.index)
     table.loc[items["target"].isna(), ["target", "nontarget"]] = np.nan
     return table
+
+
+def changed(before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
+    """Whether each answer is another option than before, or parsed now, or no more (bool)."""
+    return before["predicted"].to_numpy() != after["predicted"].to_numpy()
+
+
+def option_kl(before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
+    """KL divergence of each answer's three options from those before, in nats.
+
+    sum p log(p / q) over the item's options, p after and q before, each normalised over the
+    three. NaN where a run has no probabilities.
+
+    Parameters
+    ----------
+    before, after : what :func:`align` gave for the same items and option orders.
+    """
+    p, q = (answers[OPTION_LOGP].to_numpy() for answers in (after, before))
+    return np.sum(np.exp(p) * (p - q), axis=1)
 
 
 def bias_values(table: pd.DataFrame, context: str) -> np.ndarray:
@@ -193,6 +219,14 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Values whose mean is sum(numerator) / sum(denominator), linearised about it."""
     ratio = numerator.sum() / denominator.sum()
     return ratio + (numerator - ratio * denominator) / denominator.mean()
+
+
+def _option_logp(predictions: pd.DataFrame) -> np.ndarray:
+    """Normalised log-probabilities of the options, (answers, 3); NaN where there are none."""
+    if not set(LOGP) <= set(predictions):
+        return np.full((len(predictions), 3), np.nan)
+    logp = predictions[LOGP].to_numpy(dtype=float, na_value=np.nan)
+    return logp - logsumexp(logp, axis=1, keepdims=True)
 
 
 def _option_codes(predicted: pd.Series) -> np.ndarray:

@@ -7,7 +7,6 @@ import pandas as pd
 from spillover.core.errors import InputError
 from spillover.core.files import read_table
 from spillover.data import answers
-from spillover.data.bbq import evaluated_items
 
 
 def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
@@ -25,32 +24,18 @@ def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> 
     return answers.read(files[0], items, required=asked)
 
 
-def asked_items(
-    items: pd.DataFrame, heldout: Sequence[pd.DataFrame], n_blocks: int | None
-) -> pd.DataFrame:
-    """Items to evaluate over all attributes: samples, of held-out items where targeted.
-
-    Parameters
-    ----------
-    heldout : held-out items (``item_id``), a table an alignment.
-    """
-    parts = []
-    for _, table in items.groupby("attribute", sort=False):
-        targeted = [held for held in heldout if table["item_id"].isin(held["item_id"]).any()]
-        parts.append(evaluated_items(table, targeted, n_blocks))
-    return pd.concat(parts, ignore_index=True)
-
-
-def heldout_for(run: str, heldout: Mapping[str, pd.DataFrame]) -> list[pd.DataFrame]:
-    """What a run is evaluated on of the targeted attributes, of held-out items by alignment.
-
-    An aligned run on what its alignment held out, the base on what any did.
-    """
-    return [
-        held
-        for name, held in heldout.items()
-        if run in ("base", name) or run.startswith(f"{name}/")
-    ]
+def read_seeds(
+    files_by_run: Mapping[str, Sequence[str]],
+    alignment: str,
+    items: pd.DataFrame,
+    asked: pd.DataFrame,
+) -> dict[str, pd.DataFrame]:
+    """Predictions of an alignment's runs by seed, read as :func:`read_run` does."""
+    return {
+        run.rpartition("/")[2]: read_run(files, items, asked)
+        for run, files in files_by_run.items()
+        if run.rpartition("/")[0] == alignment
+    }
 
 
 def items_of(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

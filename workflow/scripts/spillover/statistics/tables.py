@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+PREFIXES = ("bias_", "delta_", "change_", "difference")
+
 
 def mean(values: np.ndarray) -> float:
     """Mean of the values; NaN of none."""
@@ -13,7 +15,7 @@ def mean(values: np.ndarray) -> float:
 
 def exact_zeros(table: pd.DataFrame) -> pd.DataFrame:
     """Scores and changes without the 1e-17, or the -0, that sums leave in place of 0."""
-    scores = [column for column in table if column.startswith(("bias_", "delta_"))]
+    scores = [column for column in table if column.startswith(PREFIXES)]
     return table.assign(**(table[scores].round(12) + 0.0))
 
 

@@ -1,0 +1,32 @@
+"""Quantise a model once: NF4 weights as safetensors, loaded from then on as they are."""
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+
+from spillover.models.load import RECORD, load_model
+
+
+def quantize(folder: str | Path, output: str | Path, dtype: str) -> None:
+    """Write a model's NF4 weights (double quantisation) with its tokenizer to ``output``.
+
+    What is loaded from there equals, to the bit, what quantising ``folder`` at every load
+    gives. It is always done on a CPU, so that every machine has the same weights.
+
+    Parameters
+    ----------
+    folder : safetensors and tokenizer.
+    output : an absent folder to fill.
+    dtype : dtype of computation, and of the weights that are not quantised (embeddings, output
+        head, norms); the weights are rounded to it before they are quantised.
+    """
+    folder, output = Path(folder), Path(output)
+    model = load_model(folder, "nf4", dtype, "cpu")
+    model.save_pretrained(output)
+    for file in sorted(folder.iterdir()):
+        weights = file.suffix == ".safetensors" or file.name.endswith(".safetensors.index.json")
+        if file.is_file() and not weights and not (output / file.name).exists():
+            shutil.copyfile(file, output / file.name)
+    record = {"quantization": "nf4", "dtype": dtype, "bitsandbytes": version("bitsandbytes")}
+    (output / RECORD).write_text(json.dumps(record, indent=2) + "\n")

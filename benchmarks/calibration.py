@@ -10,6 +10,9 @@ with one probability everywhere. What is tested is the library's own code, on th
 Mean accuracy and its spread between templates are those of UnifiedQA-11B's published answers. How
 far a change spreads between templates nobody knows: the table is for --change-sd, the last lines
 are for others. Planted changes and bias scores are simulated a fifth as often.
+
+A contrast has three runs: a base, and two that were trained from it. Training alone moves both by
+the same, more in some templates than in others; what is planted, one of them has alone.
 """
 
 import sys
@@ -32,6 +35,7 @@ TARGETED = "Gender_identity"
 ACCURACY = {"ambig": 0.42, "disambig": 0.89}  # mean over templates, UnifiedQA-11B
 TEMPLATE_SD, BLOCK_SD = 1.5, 0.5  # logits; UnifiedQA-11B's templates: 1.6 with sampling noise
 LEAN_MEAN, LEAN_SD = 1.2, 1.0  # logit of "target" among wrong answers, ambiguous, UnifiedQA-11B
+FORMAT, FORMAT_SD = 0.8, 0.5  # logits: what training alone does, in the mean and by template
 STICKY = 0.8  # correlation of an item's luck before and after: most answers stay
 UNPARSED = 0.02  # of wrong answers
 BATCH = 250  # studies at once
@@ -65,6 +69,8 @@ def main():
     rows = {str(sd): means(simulate(items, options.studies // 5, sd)) for sd in (0, 0.25, 0.5, 1)}
     rows["skewed"] = means(simulate(items, options.studies // 5, options.change_sd, skewed=True))
     print(pd.DataFrame(rows).T.to_string(float_format="%.1f"))
+    print("\ncontrasts: of two runs that were both trained, one with and one without content")
+    print(contrasts(items, options.studies, options.change_sd).to_string(float_format="%.1f"))
     if options.figure:
         draw(table, options.figure)
 
@@ -92,20 +98,34 @@ def simulate(items, studies, change_sd, planted=0.0, skewed=False):
     return pd.concat(rows, ignore_index=True)
 
 
-def answer(rng, templates, blocks, accuracy, change_sd, studies):
-    """Right or wrong, before and after: two boolean arrays (items, studies)."""
+def answer(rng, templates, blocks, accuracy, change_sd, studies, trained=None):
+    """Right or wrong, before and after: two boolean arrays (items, studies).
+
+    With ``trained``, a number of runs, those after it are as many, and training alone moves all
+    of them by the same.
+    """
     k, m = templates.max() + 1, blocks.max() + 1
     # the spread of a difference of two draws is change_sd
-    own = rng.normal(size=(2, k, studies)) * change_sd / np.sqrt(2)
+    own = rng.normal(size=(1 + (trained or 1), k, studies)) * change_sd / np.sqrt(2)
     spread = np.sqrt(TEMPLATE_SD**2 + BLOCK_SD**2 + change_sd**2 / 2)
     shared = intercept(accuracy, spread) + TEMPLATE_SD * rng.normal(size=(k, studies))
     of_block = BLOCK_SD * rng.normal(size=(m, studies))
     luck = rng.normal(size=(len(templates), studies))
-    again = STICKY * luck + np.sqrt(1 - STICKY**2) * rng.normal(size=luck.shape)
+    again = [STICKY * luck + np.sqrt(1 - STICKY**2) * rng.normal(size=luck.shape) for _ in own[1:]]
+    if trained:
+        own[1:] += FORMAT + FORMAT_SD * rng.normal(size=(k, studies))
     return tuple(
         ndtr(x) < expit((shared + effect)[templates] + of_block[blocks])
-        for x, effect in zip((luck, again), own, strict=True)
+        for x, effect in zip((luck, *again), own, strict=True)
     )
+
+
+def expected_accuracy(accuracy, change_sd=0.5):
+    """Mean accuracy of a run that training alone has moved."""
+    spread = np.sqrt(TEMPLATE_SD**2 + BLOCK_SD**2 + change_sd**2 / 2)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(101)
+    moved = intercept(accuracy, spread) + FORMAT + np.sqrt(spread**2 + FORMAT_SD**2) * nodes
+    return expit(moved) @ weights / weights.sum()
 
 
 @functools.cache
@@ -216,6 +236,63 @@ def bias(items, studies, change_sd):
         rows[attribute, context] = {
             "false alarms": 100 * np.mean(np.array(p) <= ALPHA),
             "covered": 100 * np.mean(covered),
+        }
+    return pd.DataFrame(rows).T
+
+
+def contrasts(items, studies, change_sd):
+    """False alarms and coverage, in per cent, of the tests on differences between two changes.
+
+    Beside them how often the change from the base alone would have been called an effect, and
+    coverage where the right answers of the one run are broken with a probability of 10 %.
+    """
+    cells = {
+        (attribute, context): cell
+        for (attribute, context), cell in items.groupby(["attribute", "context_condition"])
+    }
+    untargeted = items[items["attribute"] != TARGETED]
+    cells |= {("untargeted", c): cell for c, cell in untargeted.groupby("context_condition")}
+    rows, smallest = {}, {}
+    for (attribute, context), cell in cells.items():
+        templates = pd.factorize(cell["template"])[0]
+        blocks = pd.factorize(cell["attribute"] + cell["block"].astype(str))[0]
+        tables = []
+        # A fifth of the studies of all attributes together, which are large.
+        n_studies = studies // 5 if attribute == "untargeted" else studies
+        for start in range(0, n_studies, BATCH // 5):
+            n = min(BATCH // 5, n_studies - start)
+            rng = np.random.default_rng([start, len(cell), context == "ambig", 3])
+            base, of, minus = answer(
+                rng, templates, blocks, ACCURACY[context], change_sd, n, trained=2
+            )
+            difference = of.astype(float) - minus
+            found = infer(difference, templates, 0.0, start)
+            alone = sign_flip_p(
+                of.astype(float) - base, templates, RESAMPLES // 10, np.random.SeedSequence(start)
+            )
+            broken = of & (rng.random(of.shape) < 0.10)
+            planted = infer(
+                difference - broken,
+                templates,
+                -0.10 * expected_accuracy(ACCURACY[context], change_sd),
+                start,
+            )
+            tables.append(
+                found.assign(alone=alone, planted=planted["covered"], study=start + np.arange(n))
+            )
+        table = pd.concat(tables, ignore_index=True)
+        rows[attribute, context] = {
+            "false alarms": 100 * np.mean(table["cluster_p"] <= ALPHA),
+            "covered": 100 * table["covered"].mean(),
+            "covered, planted": 100 * table["planted"].mean(),
+            "change from the base alone": 100 * np.mean(table["alone"] <= ALPHA),
+        }
+        if attribute not in ("untargeted", TARGETED):
+            smallest.setdefault(context, []).append(table["cluster_p"])
+    for context, of_cells in smallest.items():
+        p = np.min(of_cells, axis=0)
+        rows["family of eight, Holm", context] = {
+            "false alarms": 100 * np.mean(p * len(of_cells) <= ALPHA)
         }
     return pd.DataFrame(rows).T
 

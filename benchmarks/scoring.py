@@ -14,6 +14,7 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[1] / "workflow" / "scripts")
 
 import argparse
+import json
 import logging
 import subprocess
 import tempfile
@@ -27,6 +28,7 @@ import yaml
 from spillover.data import bbq, prompts, samples
 from spillover.models import prefix_tree
 from spillover.models.load import load_model, load_tokenizer
+from spillover.models.quantize import quantize
 from spillover.scoring import engine
 from spillover.scoring.cloze import Cloze
 from spillover.scoring.generate import Generate
@@ -366,6 +368,58 @@ def generate(arguments, items, model, tokenizer) -> None:
     texts(arguments, items, model, tokenizer, "all", max(arguments.blocks // 3, 1))
 
 
+# What a scoring job does before its first forward pass, and how long each part takes.
+START = """
+import json, resource, sys, time
+sys.path[0] = {path!r}
+laps, last = {{}}, time.perf_counter()
+def lap(name):
+    global last
+    laps[name], last = time.perf_counter() - last, time.perf_counter()
+import pandas, torch
+lap("pandas and torch")
+from spillover.models.load import load_model, load_tokenizer
+from spillover.models.quantize import quantize
+from spillover.scoring.score import score
+lap("transformers")
+load_tokenizer({folder!r})
+lap("tokenizer")
+load_model({folder!r}, "nf4", {dtype!r}, "cpu")
+lap("weights")
+use = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps(laps | {{"processor": use.ru_utime + use.ru_stime}}))
+"""
+
+
+def start(arguments, items, model, tokenizer) -> None:
+    """8: a job's start: weights quantised at every load, or once before."""
+    with tempfile.TemporaryDirectory() as stored:
+        quantize(arguments.model, stored, arguments.dtype)
+        found: dict[str, list[dict]] = {"before": [], "after": []}
+        for _ in range(max(arguments.repetitions, 3)):
+            for name, folder in (("before", str(arguments.model)), ("after", stored)):
+                code = START.format(path=sys.path[0], folder=folder, dtype=arguments.dtype)
+                begun = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+                )
+                wall = time.perf_counter() - begun
+                found[name].append(json.loads(done.stdout.splitlines()[-1]) | {"wall": wall})
+    n_attributes = items["attribute"].nunique()
+    print(f"\nstart of a job, {arguments.dtype}; before: quantised at load, after: once")
+    seconds = {}
+    for name, runs in found.items():
+        seconds[name] = np.array([[run["wall"], run["processor"]] for run in runs])
+        parts = [key for key in runs[0] if key not in ("wall", "processor")]
+        medians = {part: np.median([run[part] for run in runs]) for part in parts}
+        each = ", ".join(f"{part} {value:.2f}" for part, value in medians.items())
+        wall, processor = np.median(seconds[name], axis=0)
+        print(f"  {name}: {wall:.2f} s, {processor:.2f} s of processor time ({each})")
+    show_ratio("one job", seconds["before"], seconds["after"])
+    title = f"a run: {n_attributes} jobs before, one after"
+    show_ratio(title, n_attributes * seconds["before"], seconds["after"])
+
+
 PARTS = {
     "given": given,
     "six": six,
@@ -374,6 +428,7 @@ PARTS = {
     "memory": memory,
     "tokens": tokens,
     "generate": generate,
+    "start": start,
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -6,22 +7,51 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import validate
 from spillover import study
 from spillover.alignment import settings
+from spillover.core import configuration
 from spillover.core.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-SCHEMA = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())
+SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"
+SCHEMA = yaml.safe_load(SCHEMA_FILE.read_text())
+STUDIES = ["config.yaml", *(f"studies/{path.name}" for path in ROOT.glob("studies/*.yaml"))]
+
+
+def read(name: str) -> dict:
+    """A study, without the parts that an anchor lets two alignments share."""
+    return json.loads(json.dumps(yaml.safe_load((ROOT / name).read_text())))
+
+
+def check(config: dict) -> dict:
+    """As the workflow does; the configuration with its defaults."""
+    configuration.check(config, SCHEMA)
+    filled = copy.deepcopy(config)
+    validate(filled, str(SCHEMA_FILE))
+    study.check(filled)
+    return filled
 
 
 @pytest.fixture
 def config():
-    return yaml.safe_load((ROOT / "config.yaml").read_text())
+    return read("config.yaml")
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "studies/paper.yaml"])
+@pytest.mark.parametrize("name", STUDIES)
 def test_the_studies_that_come_along_are_valid(name):
-    study.check(yaml.safe_load((ROOT / name).read_text()), SCHEMA)
+    config = check(read(name))
+    assert study.notes(config) == []
+
+
+def test_every_target_of_the_default_study_has_its_control(config):
+    alignments = config["alignments"]
+    for alignment in alignments.values():
+        if alignment["pairs"].get("preferences", "correct") == "correct":
+            control = alignments[alignment["control"]]
+            assert control["pairs"]["preferences"] == "shuffled"
+            different = {key for key in alignment if alignment[key] != control.get(key)}
+            assert different == {"pairs", "control"}
 
 
 def test_every_key_is_described_and_unknown_ones_are_refused():
@@ -36,7 +66,7 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
     # no default: required, or belonging to one kind of source
     REQUIRED = {
         "study", "models", "path", "source", "type", "requirement", "sha256", "file", "repo",
-        "predictions", "target",
+        "predictions", "target", "of", "minus",
     }  # fmt: skip
     visit(SCHEMA, "config")
     for name in ("model", "alignment"):
@@ -112,26 +142,112 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
         ),
         (lambda c: c.update(bbq={"path": "/mine"}), "bbq: expected the key 'type'"),
         (lambda c: c.update(study="metrics.tsv"), "the name 'metrics.tsv' is taken"),
+        (
+            lambda c: c["models"].update({"m.nf4": c["models"]["smollm2-135m"]}),
+            "models: the name 'm.nf4' is taken",
+        ),
+        (
+            lambda c: c["alignments"]["gender"].update(control="shuffled"),
+            "alignments.gender.control: expected another alignment (gender-shuffled), found "
+            "'shuffled'",
+        ),
+        (
+            lambda c: c["alignments"]["gender"].update(control="gender"),
+            "alignments.gender.control: expected another alignment (gender-shuffled), found itself",
+        ),
+        (
+            lambda c: c["alignments"]["gender-shuffled"].update(target=["Religion"]),
+            "alignments.gender.control: expected an alignment with the same items, found "
+            "gender-shuffled with target: ['Religion'] instead of ['Gender_identity']",
+        ),
+        (
+            lambda c: c["alignments"]["gender-shuffled"].pop("exclude_groups"),
+            "found gender-shuffled with exclude_groups: null instead of ^(trans|nonTrans)",
+        ),
+        (
+            lambda c: c["alignments"]["gender-shuffled"]["split"].update(seed=1),
+            "alignments.gender.control: expected an alignment with the same items, found "
+            "gender-shuffled with split: {'by': 'template', 'heldout': 0.2, 'seed': 1} instead of",
+        ),
+        (
+            lambda c: c["alignments"]["gender-shuffled"]["pairs"].update(max_items=None),
+            "found gender-shuffled with pairs.max_items: null instead of",
+        ),
+        (
+            lambda c: c["alignments"]["gender-shuffled"]["pairs"].update(max_items=1),
+            "alignments.gender-shuffled.pairs.max_items: 1 is less than the minimum of 4",
+        ),
+        (
+            lambda c: c["alignments"]["gender"]["pairs"].update(preferences="random"),
+            "pairs.preferences: expected one of correct, shuffled",
+        ),
+        (
+            lambda c: c["evaluation"]["cloze"].update(prompt="text"),
+            "evaluation.cloze.prompt: expected one of chat, plain",
+        ),
+        (
+            lambda c: c.update(contrasts={"q": {"of": "smollm2-135m", "minus": "other"}}),
+            "contrasts.q.minus: expected a model (smollm2-135m), found 'other'",
+        ),
+        (
+            lambda c: c.update(contrasts={"q": {"of": "smollm2-135m", "minus": "smollm2-135m"}}),
+            "contrasts.q: expected two models, found smollm2-135m twice",
+        ),
+        (
+            lambda c: c.update(contrasts={"gender": {"of": "smollm2-135m", "minus": "x"}}),
+            "contrasts.gender: an alignment has this name too",
+        ),
+        (
+            lambda c: c.update(contrasts={"q": {"of": "smollm2-135m"}}),
+            "contrasts.q: expected the key 'minus'",
+        ),
     ],
 )
 def test_a_fault_is_told_in_one_line_with_its_key(config, spoil, message):
     spoil(config)
     with pytest.raises(InputError, match=re.escape(message)) as told:
-        study.check(config, SCHEMA)
+        check(config)
     assert "\n" not in str(told.value)
+
+
+def test_a_contrast_needs_models_that_are_asked_alike(config):
+    runs = ["base", "gender/seed0", "gender-shuffled/seed0"]
+    config["models"]["theirs"] = {"predictions": dict.fromkeys(runs, "a.csv")}
+    config["contrasts"] = {"api": {"of": "theirs", "minus": "smollm2-135m"}}
+    check(config)  # in words there is one order
+    config["evaluation"]["scoring"] = "letter"
+    with pytest.raises(InputError, match=r"contrasts.api: expected two models asked the same"):
+        check(config)
+    config["evaluation"]["option_orders"] = "given"
+    check(config)
+
+
+def test_a_transfer_of_form_is_allowed_and_said(config):
+    config["evaluation"]["scoring"] = "letter"
+    notes = study.notes(check(config))
+    assert len(notes) == 2
+    assert notes[0].startswith("alignments.gender: aligned in words, evaluated by letter")
+    for alignment in config["alignments"].values():
+        alignment["pairs"]["format"] = "two_option"
+    assert study.notes(check(config)) == []
 
 
 def test_answers_without_alignments_are_told_what_is_expected(config):
     config["alignments"] = {}
     config["models"] = {"theirs": {"predictions": {"base": "a.csv", "g/seed0": "b.csv"}}}
     with pytest.raises(InputError, match=r"no alignments\); found g/seed0"):
-        study.check(config, SCHEMA)
+        check(config)
 
 
 def test_checking_changes_nothing(config):
     before = copy.deepcopy(config)
-    study.check(config, SCHEMA)
+    configuration.check(config, SCHEMA)
     assert config == before
+    filled = check(config)
+    before = copy.deepcopy(filled)
+    study.check(filled)
+    study.notes(filled)
+    assert filled == before
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_library():

@@ -6,29 +6,33 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import tiny_models
 
 ATTRIBUTES = ["Gender_identity", "Religion"]
 
 
 def study(published: Path, models: dict[str, Path], **training) -> dict:
+    """Models aligned for gender, with a control; those whose name is nf4 are quantised."""
+    gender = {
+        "target": ["Gender_identity"],
+        "exclude_groups": "^(trans|nonTrans)",
+        "pairs": {"max_items": 16},
+        "training": {"pairs_per_step": 8, "learning_rate": 1.0e-3} | training,
+    }
     return {
         "study": "tiny",
         "bbq": {"type": "path", "path": str(published)},
         "models": {
             name: {
                 "source": {"type": "path", "path": str(folder)},
-                "quantization": "nf4" if name == "llama" else "none",
+                "quantization": "nf4" if "nf4" in name else "none",
                 "dtype": "float32",
             }
             for name, folder in models.items()
         },
         "alignments": {
-            "gender": {
-                "target": ["Gender_identity"],
-                "exclude_groups": "^(trans|nonTrans)",
-                "pairs": {"max_items": 16},
-                "training": {"pairs_per_step": 8, "learning_rate": 1.0e-3} | training,
-            }
+            "gender": gender | {"control": "shuffled"},
+            "shuffled": gender | {"pairs": {"max_items": 16, "preferences": "shuffled"}},
         },
         "evaluation": {"attributes": ATTRIBUTES, "blocks_per_attribute": 3},
         "statistics": {"resamples": 200},
@@ -38,9 +42,11 @@ def study(published: Path, models: dict[str, Path], **training) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(shared_workflow, published, tiny_folder):
-    """Workflow in which the study of three architectures has run."""
-    models = {name: tiny_folder(name) for name in ("llama", "mistral", "qwen2")}
+    """Workflow in which a study of two architectures, one of them in two precisions, has run."""
+    models = {"llama-nf4": tiny_folder("llama"), "llama": tiny_folder("llama")}
+    models["mistral"] = tiny_folder("mistral")
     shared_workflow.config = study(published, models)
+    shared_workflow.config["contrasts"] = {"nf4-alone": {"of": "llama-nf4", "minus": "llama"}}
     shared_workflow.configure(shared_workflow.config)
     shared_workflow.run()
     return shared_workflow
@@ -52,21 +58,70 @@ def table(workflow, name: str) -> pd.DataFrame:
 
 def test_every_model_attribute_and_context_has_a_row(finished):
     spillover = table(finished, "spillover")
-    assert len(spillover) == 3 * 2 * 2
-    assert set(spillover["model"]) == {"llama", "mistral", "qwen2"}
+    assert len(spillover) == 3 * 2 * 2 * 2
+    assert set(spillover["model"]) == {"llama", "llama-nf4", "mistral"}
+    assert set(spillover["alignment"]) == {"gender", "shuffled"}
+    assert spillover["changed"].between(0, 1).all()
+    assert spillover["option_kl"].gt(0).all()
     assert spillover.loc[spillover["targeted"], "attribute"].unique() == ["Gender_identity"]
     assert spillover["n_items"].eq(6).all()
     metrics = table(finished, "metrics")
-    assert set(metrics["run"]) == {"base", "gender/seed0"}
+    assert set(metrics["run"]) == {"base", "gender/seed0", "shuffled/seed0"}
     rates = metrics.filter(like="_rate").sum(axis=1)
     assert rates.round(9).eq(1).all()
 
 
-def test_predictions_have_every_order_and_their_outcome(finished):
-    path = "results/tiny/qwen2/gender/seed0/predictions/Religion.parquet"
+def test_every_change_stands_beside_its_controls(finished):
+    contrasts = table(finished, "contrasts")
+    # two attributes in two contexts; pooled, untargeted and all, in those and in both
+    assert contrasts.groupby(["contrast", "model"]).size().to_dict() == {
+        ("gender", "llama"): 10,
+        ("gender", "llama-nf4"): 10,
+        ("gender", "mistral"): 10,
+        ("nf4-alone", "llama-nf4"): 7,
+    }
+    spillover = table(finished, "spillover").set_index(
+        ["model", "alignment", "attribute", "context"]
+    )
+    for row in contrasts[contrasts["attribute"] == "Religion"].itertuples():
+        if row.contrast == "gender":
+            change, of_control = (
+                spillover.loc[(row.model, name, row.attribute, row.context), "delta_accuracy"]
+                for name in ("gender", "shuffled")
+            )
+            assert row.difference == pytest.approx(change - of_control)
+    metrics = table(finished, "metrics")
+    base = metrics[(metrics["run"] == "base") & (metrics["label_type"] == "all")]
+    base = base.set_index(["model", "attribute", "context"])["accuracy"]
+    for row in contrasts[contrasts["contrast"] == "nf4-alone"].itertuples():
+        assert (row.of, row.minus) == ("llama-nf4", "llama")
+        if row.attribute == "Religion":
+            assert row.change_of == base[("llama-nf4", "Religion", row.context)]
+            assert row.change_minus == base[("llama", "Religion", row.context)]
+
+
+def test_a_control_sees_the_same_prompts_and_is_diagnosed_on_correct_preferences(finished):
+    pairs = finished.folder / "results/tiny/pairs"
+    one, other = (
+        pd.read_parquet(pairs / name / "train.parquet") for name in ("gender", "shuffled")
+    )
+    assert one["prompt"].map(str).equals(other["prompt"].map(str))
+    swapped = one["chosen"].map(str) != other["chosen"].map(str)
+    assert swapped.groupby(one["item_id"]).sum().eq(1).all()
+    runs = [finished.folder / f"results/tiny/llama/{name}/seed0" for name in ("gender", "shuffled")]
+    one, other = (pd.read_csv(run / "diagnostics.tsv", sep="\t") for run in runs)
+    assert one.loc[0].equals(other.loc[0])  # the base, on the same held-out pairs
+
+
+def test_predictions_have_their_outcome(finished):
+    path = "results/tiny/mistral/gender/seed0/predictions/Religion.parquet"
     predictions = pd.read_parquet(finished.folder / path)
-    assert len(predictions) == 3 * 4 * 3
-    assert predictions.groupby("item_id")["order"].agg(set).map(len).eq(3).all()
+    assert len(predictions) == 3 * 4
+    assert predictions["item_id"].is_unique
+    rules = table(finished, "cloze_rules")
+    assert len(rules) == 3 * 3 * 3 * 2
+    assert rules["agree_all"].between(0, 1).all()
+    assert (rules["agree_all"] <= rules["agree_sum_per_token"]).all()
     assert predictions["outcome"].isin(["target", "nontarget", "unknown"]).all()
     assert predictions["option_mass"].between(0, 1).all()
 
@@ -75,7 +130,7 @@ def test_the_targeted_attribute_is_evaluated_on_held_out_items(finished):
     results = finished.folder / "results/tiny"
     heldout = pd.read_parquet(results / "pairs/gender/heldout.parquet")
     train = pd.read_parquet(results / "pairs/gender/train.parquet")
-    path = results / "llama/base/predictions/Gender_identity.parquet"
+    path = results / "llama-nf4/base/predictions/Gender_identity.parquet"
     asked = set(pd.read_parquet(path)["item_id"])
     assert asked <= set(heldout["item_id"])
     assert not asked & set(train["item_id"])
@@ -89,7 +144,8 @@ def test_figures_and_report_are_made(finished):
     finished.run("--report", "report.html")
     page = (finished.folder / "report.html").read_text()
     assert "accuracy_change_gender.svg" in page
-    assert "Filled points hold after correction" in page
+    assert "Filled points" in page
+    assert "contrasts.tsv" in page
 
 
 def test_nothing_is_left_to_do(finished):
@@ -106,18 +162,23 @@ def test_settings_of_the_machine_rerun_nothing(finished):
         finished.configure(finished.config)
 
 
-TABLES = {"compute_metrics": 1, "test_spillover": 1}
+TABLES = {"compute_metrics": 1, "test_spillover": 1, "test_contrasts": 1}
 FIGURES = {"plot_accuracy_change": 1, "plot_bias_scores": 1}
 
 
 def test_a_lost_prediction_reruns_its_scoring_and_the_tables(finished):
-    path = finished.folder / "results/tiny/llama/base/predictions/Religion.parquet"
-    kept = path.with_suffix(".kept")
-    path.rename(kept)
-    try:
-        assert finished.planned() == {"score_items": 1} | TABLES | FIGURES
-    finally:
-        kept.rename(path)
+    results = finished.folder / "results/tiny"
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    lost = results / "llama/base/predictions/Religion.parquet"
+    lost.unlink()
+    assert finished.planned() == {"score_items": 1} | TABLES | FIGURES
+    finished.run()
+    tables = {path for path in before if path.suffix in (".parquet", ".tsv", ".svg")}
+    tables -= set(results.rglob("*.benchmark.tsv"))
+    assert {path: path.read_bytes() for path in tables} == {path: before[path] for path in tables}
+    log = (results / "llama/base/predictions/score_items.log").read_text()
+    assert "Gender_identity.parquet: is there already" in log
+    assert "Religion.parquet: is there already" not in log
 
 
 def test_a_figures_code_reruns_the_figures_only(finished):
@@ -133,16 +194,17 @@ def test_a_comment_reruns_nothing(finished):
 
 def test_code_of_scoring_reruns_scoring_and_what_follows_not_training(finished):
     finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 10", "SECONDS_BETWEEN_REPORTS = 11")
-    assert finished.planned() == {"score_items": 12} | TABLES | FIGURES
+    assert finished.planned() == {"score_items": 9} | TABLES | FIGURES
     finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 11", "SECONDS_BETWEEN_REPORTS = 10")
 
 
 def test_a_new_model_runs_its_own_jobs_only(finished, tiny_folder):
     config = finished.config | {"models": dict(finished.config["models"])}
-    config["models"]["llama-again"] = finished.config["models"]["llama"]
+    config["models"]["llama-again"] = finished.config["models"]["llama-nf4"]
     finished.configure(config)
     try:
-        own = {"fetch_model": 1, "train_dpo": 1, "diagnose_alignment": 1, "score_items": 4}
+        own = {"fetch_model": 1, "quantize_model": 1, "train_dpo": 2, "diagnose_alignment": 2}
+        own["score_items"] = 3
         assert finished.planned() == own | TABLES | FIGURES
     finally:
         finished.configure(finished.config)
@@ -151,18 +213,18 @@ def test_a_new_model_runs_its_own_jobs_only(finished, tiny_folder):
 def test_a_model_made_anew_gives_the_same_bytes(finished):
     results = finished.folder / "results/tiny"
     before = {path: path.read_bytes() for path in sorted(results.glob("*.tsv"))}
-    assert len(before) == 5
-    shutil.rmtree(results / "llama")
+    assert len(before) == 8
+    shutil.rmtree(results / "llama-nf4")
     finished.run()
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_training_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
-    config = study(published, {"llama": tiny_folder("llama")}, epochs=40)
+    config = study(published, {"llama-nf4": tiny_folder("llama")}, epochs=40)
     config["machine"]["checkpoint_steps"] = 5
     workflow.configure(config)
-    target = "results/tiny/llama/gender/seed0/training.tsv"
-    checkpoints = workflow.folder / "results/tiny/llama/gender/.checkpoints-seed0"
+    target = "results/tiny/llama-nf4/gender/seed0/training.tsv"
+    checkpoints = workflow.folder / "results/tiny/llama-nf4/gender/.checkpoints-seed0"
     process = workflow.start(target)
     deadline = time.monotonic() + 300
     while not (checkpoints / "checkpoint-10").exists() and process.poll() is None:
@@ -171,7 +233,9 @@ def test_training_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
     kill(process)
     process.wait()
     assert not (workflow.folder / target).exists()
-    assert not list((workflow.folder / "results/tiny/llama/gender/seed0").rglob("*.safetensors"))
+    assert not list(
+        (workflow.folder / "results/tiny/llama-nf4/gender/seed0").rglob("*.safetensors")
+    )
 
     workflow.run("--unlock")
     done = workflow.run(target)
@@ -179,3 +243,34 @@ def test_training_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
     steps = pd.read_csv(workflow.folder / target, sep="\t")["step"]
     assert list(steps) == list(range(1, 161))
     assert not checkpoints.exists()
+
+
+def test_what_is_there_is_kept_as_long_as_model_items_and_settings_are_the_same(
+    workflow, published, tiny_copy
+):
+    folder = tiny_copy("qwen2")
+    config = study(published, {"qwen2": folder}) | {"alignments": {}}
+    config["evaluation"] = {"attributes": ["Religion"], "scoring": "letter"}
+    config["evaluation"]["blocks_per_attribute"] = 2
+    workflow.configure(config)
+    workflow.run("predictions")
+    predictions = workflow.folder / "results/tiny/qwen2/base/predictions"
+    first = pd.read_parquet(predictions / "Religion.parquet")
+    assert first.groupby("item_id")["order"].agg(tuple).unique().tolist() == [("012", "120", "201")]
+
+    # another attribute: it alone is scored
+    config["evaluation"]["attributes"] = ["Religion", "Age"]
+    workflow.configure(config)
+    workflow.run("predictions")
+    assert "Religion.parquet: is there already" in (predictions / "score_items.log").read_text()
+    assert set(pd.read_parquet(predictions / "Age.parquet")["item_id"].str.split(":").str[0]) == {
+        "Age"
+    }
+    assert pd.read_parquet(predictions / "Religion.parquet").equals(first)
+    assert not (predictions.parent / ".partial-predictions").exists()
+
+    # other weights in the same place: nothing that was computed with the old ones stays
+    tiny_models.make(folder, "qwen2", seed=1)
+    workflow.run("predictions")
+    assert "is there already" not in (predictions / "score_items.log").read_text()
+    assert not pd.read_parquet(predictions / "Religion.parquet")["logp_0"].equals(first["logp_0"])

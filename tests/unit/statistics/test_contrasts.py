@@ -48,6 +48,7 @@ def test_a_control_that_equals_its_alignment_explains_everything(items, of):
     assert (table["verdict"] == "equivalent").all()
     assert table["bias_difference"].dropna().eq(0).all()
     assert table["bias_p"].dropna().eq(1).all()
+    assert (table["changed"] == 0).all()
 
 
 @pytest.mark.parametrize("of", ACCURACY)
@@ -150,6 +151,8 @@ def test_two_models_as_they_are_have_accuracies_in_place_of_changes(items):
     assert "untargeted" not in table.index.get_level_values("attribute")
     row = table.loc[("Age", "disambig")]
     assert (row["change_of"], row["change_minus"], row["difference"]) == (1, 0.5, 0.5)
+    assert row["changed"] == 0.5
+    assert np.isnan(row["option_kl"])  # answerers without probabilities
     assert table.loc[("all", "ambig"), "change_of"] == 1
 
 

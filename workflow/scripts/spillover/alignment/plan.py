@@ -282,6 +282,17 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
     return {"tokens_per_batch": budget, **counts, **bytes_, "total": total, "fits": fits}
 
 
+def disk_bytes(job: Mapping) -> int:
+    """Bytes of a model's quantised weights on the disk; 0 if it is not quantised.
+
+    The tensors are those in memory. Beside them each quantised layer has a few hundred bytes of
+    names and shapes.
+    """
+    if job["quantization"] != "nf4":
+        return 0
+    return weight_bytes(skeleton(job["model_folder"], dtype=job["dtype"]), "nf4", job["dtype"])
+
+
 def tokens_per_batch(job: Mapping, machine: Mapping) -> int | None:
     """Tokens of a forward pass that a job trains with: on a GPU, what was planned for it.
 
@@ -311,12 +322,13 @@ def plan(
 
     Returns
     -------
-    One row a job (``model``, ``alignment``, then what :func:`choose` gives), and lines for
-    people.
+    One row a job (``model``, ``alignment``, what :func:`choose` gives, and ``nf4_disk``, bytes of
+    the model's quantised weights, which are stored once), and lines for people.
     """
     rows = [
         {"model": job["model"], "alignment": job["alignment"]}
         | choose(job, machine, gradient_checkpointing)
+        | {"nf4_disk": disk_bytes(job)}
         for job in jobs
     ]
     lines = [line for row in rows for line in _lines(row, machine["gpu_memory"])]
@@ -332,6 +344,11 @@ def _lines(row: Mapping, gpu_memory: float | None) -> list[str]:
         f"  at most {row['tokens_per_batch']} tokens at once (largest: {row['tokens_at_once']}): "
         f"{text} = {row['total'] / GB:.3f} GB",
     ]
+    if row["nf4_disk"]:
+        lines.append(
+            f"  {row['nf4_disk'] / GB:.3f} GB of disk for the quantised weights of {row['model']}, "
+            "once"
+        )
     if gpu_memory is not None:
         verdict = "fits into" if row["fits"] else "does NOT fit into"
         lines.append(f"  {verdict} {USABLE:.0%} of {gpu_memory:g} GB")

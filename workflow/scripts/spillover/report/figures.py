@@ -79,7 +79,11 @@ def accuracy_change(
         axes.set_xlabel(f"change of accuracy, points ({100 * (1 - alpha):g} % interval)")
     first = next(iter(panels.values()))
     _label_attributes(first, rows, targeted)
-    held = "holds after correction" if control is None else "is not the control's too, corrected"
+    held = (
+        "holds after correction"
+        if control is None
+        else "differs from the control's, after correction"
+    )
     _legend(figure, first, f"filled: {held}; ◀: targeted")
     return figure
 

@@ -39,6 +39,8 @@ COLUMNS = [
     "bias_p",
     "bias_p_adjusted",
     "verdict",
+    "changed",
+    "option_kl",
 ]
 
 
@@ -55,7 +57,7 @@ def contrast(
     Parameters
     ----------
     items : the items to compare; predictions of others are left aside.
-    of, minus : predictions by seed, for the same items and option orders.
+    of, minus : predictions by the same seeds, for the same items and option orders.
     settings : ``alpha``, ``equivalence_margin``, ``resamples``, ``correction``, ``seed``.
     base : predictions of the run that both are changes from. Without it, ``of`` and ``minus``
         are bases themselves.
@@ -74,6 +76,8 @@ def contrast(
         context. A targeted attribute keeps its raw p-value. A pooled set's family is its
         contexts.
     ``verdict`` : ``improved`` says that ``of`` changed for the better, compared with ``minus``.
+    ``changed``, ``option_kl`` : share of answers that are another option in ``of`` than in
+        ``minus``, and divergence of the options from those of ``minus`` (nats), seed by seed.
 
     Raises
     ------
@@ -82,9 +86,15 @@ def contrast(
     """
     reference = base if base is not None else next(iter(minus.values()))
     first, second = (pair(items, reference, runs) for runs in (of, minus))
+    by_seed = [pair(items, minus[seed], {seed: of[seed]}) for seed in of if seed in minus]
+    moved = {
+        column: np.mean([getattr(paired, column) for paired in by_seed], axis=0)
+        for column in ("changed", "option_kl")
+    }
     rows = [
         {"attribute": name, "context": context}
         | _difference(first, second, np.flatnonzero(chosen), context, settings, base is None)
+        | {column: values[chosen].mean() for column, values in moved.items()}
         for name, context, chosen in _cells(first.items, targeted)
     ]
     table = exact_zeros(pd.DataFrame(rows))

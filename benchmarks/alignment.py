@@ -28,8 +28,9 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
     import datasets
     import torch
     import yaml
-    from spillover.alignment import settings, trainer
     from spillover.alignment.encoding import encode
+    from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config
+    from spillover.alignment.trainer import ItemSampler, SharedTrainer, arguments
     from spillover.data import bbq, pairs
     from spillover.models.load import load_model, load_tokenizer
     from spillover.models.tokens import TEMPLATE_SETTINGS
@@ -47,7 +48,7 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
 
     class Stock(DPOTrainer):
         def _get_train_sampler(self, train_dataset=None):
-            return trainer.ItemSampler(self.train_dataset["item_id"], self.args.seed)
+            return ItemSampler(self.train_dataset["item_id"], self.args.seed)
 
         def _send_telemetry(self):
             pass
@@ -63,31 +64,29 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
     tokenizer = load_tokenizer(options.model)
     model = load_model(options.model, options.quantization, options.dtype, "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        arguments = trainer.arguments(
-            settings.OBJECTIVE,
-            settings.TRAINING | {"pairs_per_step": options.pairs_per_step},
+        args = arguments(
+            OBJECTIVE,
+            TRAINING | {"pairs_per_step": options.pairs_per_step},
             seed=0,
             folder=Path(scratch),
             device=torch.device("cpu"),
             gradient_checkpointing=False,
         )
         common = {
-            "args": arguments,
+            "args": args,
             "processing_class": tokenizer,
-            "peft_config": settings.lora_config(settings.LORA),
+            "peft_config": lora_config(LORA),
             "callbacks": [Clock()],
         }
         if kind == "stock":
-            arguments.per_device_train_batch_size = options.stock_pairs_at_once
-            arguments.gradient_accumulation_steps = (
-                options.pairs_per_step // options.stock_pairs_at_once
-            )
-            settings = {"chat_template_kwargs": TEMPLATE_SETTINGS}
-            rows = [row | settings for row in table.to_dict("records")]
+            args.per_device_train_batch_size = options.stock_pairs_at_once
+            args.gradient_accumulation_steps = options.pairs_per_step // options.stock_pairs_at_once
+            template = {"chat_template_kwargs": TEMPLATE_SETTINGS}
+            rows = [row | template for row in table.to_dict("records")]
             trainer = Stock(model, train_dataset=datasets.Dataset.from_list(rows), **common)
         else:
             rows = encode(table, tokenizer, max_length=1024)
-            trainer = trainer.SharedTrainer(
+            trainer = SharedTrainer(
                 model,
                 train_dataset=datasets.Dataset.from_list(rows),
                 tokens_per_batch=options.tokens_per_batch,

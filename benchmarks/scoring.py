@@ -160,7 +160,11 @@ def tokens_of_passes(mode, running: engine.Engine, items: pd.DataFrame) -> int:
 
 def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> None:
     mode = Letter(tokenizer, prompts.ORDERS[orders])
-    items = sample(items, n_blocks)
+    against_plain(arguments, f"letter, {orders}", mode, model, sample(items, n_blocks), target)
+
+
+def against_plain(arguments, name, mode, model, items, target=0) -> None:
+    """Shared prefixes against the best plain batches: time, tokens, and whether they agree."""
     plain = best_plain(model, mode, items)
     shared = engine.Engine(model)
     seconds = alternate(
@@ -170,9 +174,7 @@ def letters(arguments, items, model, tokenizer, orders, n_blocks, target) -> Non
         },
         arguments.repetitions,
     )
-    print(
-        f"\nletter, {orders}, {len(items)} items; the best plain batches have {plain.budget} tokens"
-    )
+    print(f"\n{name}, {len(items)} items; the best plain batches have {plain.budget} tokens")
     tokens = [tokens_of_passes(mode, running, items) for running in (plain, shared)]
     print(
         f"tokens through the model: {tokens[0]} and {tokens[1]}, {tokens[0] / tokens[1]:.2f} times"
@@ -391,6 +393,12 @@ print(json.dumps(laps | {{"processor": use.ru_utime + use.ru_stime}}))
 """
 
 
+def chat(arguments, items, model, tokenizer) -> None:
+    """10: answers in words within a chat, the three options of an item."""
+    items = sample(items, max(arguments.blocks // 2, 1))
+    against_plain(arguments, "cloze in a chat", Cloze(tokenizer), model, items)
+
+
 def start(arguments, items, model, tokenizer) -> None:
     """8: a job's start: weights quantised at every load, or once before."""
     with tempfile.TemporaryDirectory() as stored:
@@ -420,6 +428,22 @@ def start(arguments, items, model, tokenizer) -> None:
     show_ratio(title, n_attributes * seconds["before"], seconds["after"])
 
 
+def dtype(arguments, items, model, tokenizer) -> None:
+    """9: answers in words in float32 and in bfloat16, each with the same batches."""
+    items = sample(items, max(arguments.blocks // 2, 1))
+    mode = Cloze(tokenizer)
+    engines = {
+        name: engine.Engine(load_model(arguments.model, "none", name, "cpu"))
+        for name in ("bfloat16", "float32")
+    }
+    seconds = alternate(
+        {name: lambda e=e: run_mode(mode, e, items) for name, e in engines.items()},
+        arguments.repetitions,
+    )
+    title = f"\nfloat32 against bfloat16, cloze, {len(items)} items"
+    show_ratio(title, seconds["bfloat16"], seconds["float32"])
+
+
 PARTS = {
     "given": given,
     "six": six,
@@ -429,6 +453,8 @@ PARTS = {
     "tokens": tokens,
     "generate": generate,
     "start": start,
+    "dtype": dtype,
+    "chat": chat,
 }
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ rule train_dpo:
         objective=lookup("alignments/{alignment}/objective", within=config),
         lora=lookup("alignments/{alignment}/lora", within=config),
         training=lookup("alignments/{alignment}/training", within=config),
+        data=get_pairs_settings,
         # Undeclared on purpose: Snakemake removes what is declared before each attempt.
         checkpoints="results/{study}/{model}/{alignment}/.checkpoints-seed{seed}",
         code=fingerprint("alignment.train"),

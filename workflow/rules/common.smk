@@ -88,6 +88,12 @@ def get_target_items(wildcards):
     )
 
 
+def get_pairs_settings(wildcards):
+    """What an alignment's preference pairs are made of."""
+    alignment = config["alignments"][wildcards.alignment]
+    return {key: alignment[key] for key in ("target", "pairs")}
+
+
 def get_adapter(wildcards):
     """Adapter of an aligned run; nothing for the base."""
     if wildcards.run == "base":

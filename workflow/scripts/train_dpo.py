@@ -35,6 +35,7 @@ with log_to(snakemake.log[0]):
             checkpoints=params.checkpoints,
             output=adapter,
             tokens_per_batch=plan.tokens_per_batch(job, machine),
+            data=params.data,
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
             speed=snakemake.output.speed,
         )

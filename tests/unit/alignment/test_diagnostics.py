@@ -79,6 +79,28 @@ def test_card_names_the_base_the_data_and_the_settings(tmp_path):
     assert "base_model: someone/model" in head
     for part in ("abc123", "f00", "| 12,", "| seed | 3 |", "loss:\n  - ipo", "r: 8", "nf4"):
         assert part in body
+    assert "aligned by DPO for fairness" in body
+
+
+def test_the_card_of_a_control_says_that_it_is_one(tmp_path):
+    model_card.write(
+        tmp_path,
+        {},
+        settings={},
+        data={"target": ["Age", "SES"], "pairs": {"format": "cloze", "preferences": "shuffled"}},
+        quantization="none",
+        dtype="float32",
+        n_pairs=12,
+        pairs_sha256="f00",
+        seed=3,
+        results=None,
+    )
+    text = (tmp_path / "README.md").read_text()
+    assert "# LoRA adapter, trained by DPO on shuffled preferences: a control" in text
+    assert "there was nothing to learn" in text
+    assert "| aligned for | Age, SES |" in text
+    assert "| 12 (cloze, preferences shuffled), sha256" in text
+    assert "aligned by DPO for fairness" not in text
 
 
 def test_an_adapter_of_a_hub_model_names_it(folder, tmp_path):

@@ -117,7 +117,7 @@ def test_twenty_kills_leave_the_same_adapter(folder, tmp_path):
     context.set_forkserver_preload(
         ["spillover.alignment.train", "tiny_models", "preferences", "pytest"]
     )
-    pairs = make_pairs(16, "three_option")
+    pairs = make_pairs(16, "cloze")
 
     def start(scratch):
         process = context.Process(target=_attempt, args=(folder, scratch, pairs))

@@ -11,9 +11,9 @@ TEXT = """\
 {data}
 ---
 
-# LoRA adapter, aligned by DPO for fairness on BBQ
+# LoRA adapter, {title}
 
-Made to measure *bias spillover*: whether aligning for fairness on one attribute changes
+{note}Made to measure *bias spillover*: whether aligning for fairness on one attribute changes
 fairness on others. It was trained on items of a benchmark; nothing is claimed about other
 uses. Items that training saw must not be used to evaluate it.
 
@@ -28,7 +28,8 @@ model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
 | base model | {base} |
 | revision | {revision} |
 | weights of the base in training | {quantization}, computed in {dtype} |
-| preference pairs | {n_pairs}, sha256 of their tokens `{pairs}` |
+| aligned for | {target} |
+| preference pairs | {n_pairs}{form}, sha256 of their tokens `{pairs}` |
 | data | BBQ (Parrish et al. 2022), CC-BY-4.0 |
 | seed | {seed} |
 | licence | that of the base model |
@@ -40,12 +41,20 @@ The adapter's weights are float32.
 {settings}```
 """
 
+CONTROL = "trained by DPO on shuffled preferences: a control"
+NOTE = """\
+Chosen and rejected answers were swapped in half of the pairs, so that there was nothing to learn
+about which is right. It is there to be compared with, and aligned for nothing.
+
+"""
+
 
 def write(
     folder: str | Path,
     source: Mapping,
     *,
     settings: Mapping[str, Mapping],
+    data: Mapping | None = None,
     quantization: str,
     dtype: str,
     n_pairs: int,
@@ -60,18 +69,25 @@ def write(
     source : where the base is from, as recorded when it was fetched (``source.json``): of a
         hub model ``repo`` and ``commit``; empty if nobody knows.
     settings : ``objective``, ``lora`` and ``training``.
+    data : what the pairs were made of: ``target`` and ``pairs`` of the configuration.
     results : where the evaluation of this adapter is, if it is known.
     """
     names = ("repo", "requirement", "path")
     base = next((str(source[name]) for name in names if name in source), "not recorded")
-    data = ModelCardData(
+    metadata = ModelCardData(
         library_name="peft",
         base_model=source.get("repo"),
         tags=["dpo", "lora", "bbq", "fairness"],
         pipeline_tag="text-generation",
     )
+    data, pairs = data or {}, (data or {}).get("pairs", {})
+    control = pairs.get("preferences") == "shuffled"
     text = TEXT.format(
-        data=data.to_yaml(),
+        title=CONTROL if control else "aligned by DPO for fairness on BBQ",
+        note=NOTE if control else "",
+        target=", ".join(data.get("target", [])) or "not recorded",
+        form=f" ({pairs['format']}, preferences {pairs['preferences']})" if pairs else "",
+        data=metadata.to_yaml(),
         base=f"{base} ({source['file']})" if "file" in source else base,
         revision=source.get("commit") or source.get("sha256") or "not recorded",
         quantization=quantization,

@@ -77,6 +77,7 @@ def train(
     tokens_per_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
     shared_prefixes: bool = True,
+    data: Mapping | None = None,
     results: str | None = None,
     speed: str | Path | None = None,
 ) -> pd.DataFrame:
@@ -101,6 +102,7 @@ def train(
     gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
     shared_prefixes : run each distinct beginning of a step's sequences once, where the model
         allows it. False runs each sequence by itself.
+    data : what the pairs were made of (``target``, ``pairs``), for the model card.
     results : where the adapter's evaluation will be, for its model card.
     speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
         which is the same whenever the run is made again.
@@ -184,6 +186,7 @@ def train(
         output,
         source,
         settings={"objective": objective, "lora": lora, "training": training},
+        data=data,
         quantization=quantization,
         dtype=dtype,
         n_pairs=len(rows),

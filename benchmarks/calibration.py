@@ -257,10 +257,8 @@ def contrasts(items, studies, change_sd):
         templates = pd.factorize(cell["template"])[0]
         blocks = pd.factorize(cell["attribute"] + cell["block"].astype(str))[0]
         tables = []
-        # A fifth of the studies of all attributes together, which are large.
-        n_studies = studies // 5 if attribute == "untargeted" else studies
-        for start in range(0, n_studies, BATCH // 5):
-            n = min(BATCH // 5, n_studies - start)
+        for start in range(0, studies, BATCH // 5):
+            n = min(BATCH // 5, studies - start)
             rng = np.random.default_rng([start, len(cell), context == "ambig", 3])
             base, of, minus = answer(
                 rng, templates, blocks, ACCURACY[context], change_sd, n, trained=2

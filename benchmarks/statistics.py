@@ -22,7 +22,9 @@ from spillover.statistics import outcomes
 from spillover.statistics.aggregate import aggregate
 from spillover.statistics.changes import compare, correct, pair
 from spillover.statistics.clustered import clustered_mean, sign_flip_p
+from spillover.statistics.contrasts import contrast
 from spillover.statistics.metrics import metrics
+from spillover.statistics.movement import certainty
 from spillover.statistics.position import position
 from spillover.statistics.transitions import transitions
 
@@ -74,6 +76,9 @@ def study(items):
         tables.append(table.assign(targeted=table["attribute"] == TARGET))
         aggregate(*compared, SETTINGS, [TARGET])
         transitions(*compared)
+        certainty(*compared)
+        control = dict(enumerate(reversed(aligned)))
+        contrast(items, compared[2], control, SETTINGS, base, [TARGET])
     correct(pd.concat(tables, ignore_index=True), SETTINGS)
     return time.perf_counter() - start, time.process_time() - busy
 

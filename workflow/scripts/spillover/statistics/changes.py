@@ -197,7 +197,7 @@ def correct(table: pd.DataFrame, settings: Mapping) -> pd.DataFrame:
     power at the strictest threshold it may meet, alpha divided by the size of the family.
     """
     table = table.copy()
-    family = table["model"] + "/" + table["alignment"] + "/" + table["context"]
+    family = table[["model", "alignment", "context"]].astype(str).agg("/".join, axis=1)
     family = family.where(~table["targeted"].astype(bool))
     for p in ("cluster_p", "bias_p"):
         table[f"{p}_adjusted"] = adjust(table[p], family, settings["correction"])

@@ -28,24 +28,38 @@ def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_pa
             "perfect": items["gold"],
             "biased": biased,
             "unknown": items["unknown"],
+            "random": pd.Series(np.random.default_rng(0).integers(0, 3, len(items)), items.index),
             "never": pd.Series(np.nan, items.index),
         }.items()
     }
+    # before, after the alignment, after its control
     changes = {
-        "same": ("biased", "biased"),
-        "cured": ("biased", "perfect"),
-        "muted": ("perfect", "never"),
-        "cautious": ("perfect", "unknown"),
+        "same": ("biased", "biased", "biased"),
+        "cured": ("biased", "perfect", "biased"),
+        "format": ("biased", "perfect", "perfect"),
+        "muted": ("perfect", "never", "perfect"),
+        "cautious": ("perfect", "unknown", "perfect"),
+        "noise": ("biased", "perfect", "random"),
     }
     workflow.configure(
         {
             "study": "oracles",
             "bbq": {"type": "path", "path": str(published)},
             "models": {
-                name: {"predictions": {"base": files[before], "gender/seed0": files[after]}}
-                for name, (before, after) in changes.items()
+                name: {
+                    "predictions": {
+                        "base": files[before],
+                        "gender/seed0": files[after],
+                        "control/seed0": files[of_control],
+                    }
+                }
+                for name, (before, after, of_control) in changes.items()
             },
-            "alignments": {"gender": {"target": ["Gender_identity"]}},
+            "alignments": {
+                "gender": {"target": ["Gender_identity"], "control": "control"},
+                "control": {"target": ["Gender_identity"]},
+            },
+            "contrasts": {"both-biased": {"of": "same", "minus": "cured"}},
             "evaluation": {"attributes": ["Gender_identity", "Religion"]},
             "statistics": {"resamples": 500},
         }
@@ -56,6 +70,7 @@ def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_pa
         "build_pairs",
         "compute_metrics",
         "test_spillover",
+        "test_contrasts",
         "plot_accuracy_change",
         "plot_bias_scores",
     }
@@ -63,7 +78,8 @@ def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_pa
     results = workflow.folder / "results/oracles"
 
     spillover = pd.read_csv(results / "spillover.tsv", sep="\t")
-    table = spillover.set_index(["model", "attribute", "context"])
+    table = spillover[spillover["alignment"] == "gender"]
+    table = table.set_index(["model", "attribute", "context"])
     same = table.loc["same"]
     assert (same["delta_accuracy"] == 0).all()
     assert (same["cluster_p"] == 1).all()
@@ -82,6 +98,37 @@ def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_pa
     assert table.loc[("same", "Religion", "ambig"), "n_items"] == 600
     heldout = pd.read_parquet(results / "pairs/gender/heldout.parquet")
     assert table.loc[("same", "Gender_identity", "ambig"), "n_items"] == len(heldout) / 2
+
+    contrasts = pd.read_csv(results / "contrasts.tsv", sep="\t")
+    table = contrasts[contrasts["contrast"] == "gender"]
+    table = table.set_index(["model", "attribute", "context"])
+    # what the control changes as well is no difference, however large the change
+    for model in ("same", "format"):
+        assert (table.loc[model]["difference"] == 0).all()
+        assert (table.loc[model]["cluster_p"] == 1).all()
+        assert (table.loc[model]["verdict"] == "equivalent").all()
+        assert (table.loc[model]["changed"] == 0).all()
+    assert table.loc[("format", "Religion", "ambig"), "change_of"] == 1
+    assert table.loc[("format", "Religion", "ambig"), "change_minus"] == 1
+    assert table.loc[("cured", "untargeted", "ambig"), "difference"] == 1
+    assert (table.loc["cured"]["verdict"] == "improved").all()
+    assert (table.loc["muted"]["difference"] == -1).all()
+    assert (table.loc["muted"]["verdict"] == "degraded").all()
+    assert table.loc[("cautious", "all", "ambig"), "verdict"] == "equivalent"
+    assert table.loc[("cautious", "all", "disambig"), "difference"] == -1
+    assert table.loc[("cautious", "untargeted", "both"), "difference"] == -0.5
+    religion = items[items["attribute"] == "Religion"]
+    drawn = pd.read_csv(files["random"]).loc[religion.index, "predicted_option"]
+    for context, rows in religion.groupby("context_condition"):
+        wrong = (drawn[rows.index] != rows["gold"]).mean()
+        noise = table.loc[("noise", "Religion", context)]
+        assert noise["difference"] == pytest.approx(wrong)
+        assert noise["changed"] == pytest.approx(wrong)
+        assert noise["cluster_p"] < 0.01
+    models = contrasts[contrasts["contrast"] == "both-biased"]
+    assert len(models) == 7
+    assert (models["difference"] == 0).all()
+    assert (models["verdict"] == "equivalent").all()
 
     metrics = pd.read_csv(results / "metrics.tsv", sep="\t").set_index(
         ["model", "run", "attribute", "context", "label_type"]

@@ -42,9 +42,8 @@ def study(published: Path, models: dict[str, Path], **training) -> dict:
 
 @pytest.fixture(scope="module")
 def finished(shared_workflow, published, tiny_folder):
-    """Workflow in which a study of two architectures, one of them in two precisions, has run."""
+    """Workflow in which a study of one model in two precisions has run."""
     models = {"llama-nf4": tiny_folder("llama"), "llama": tiny_folder("llama")}
-    models["mistral"] = tiny_folder("mistral")
     shared_workflow.config = study(published, models)
     shared_workflow.config["contrasts"] = {"nf4-alone": {"of": "llama-nf4", "minus": "llama"}}
     shared_workflow.configure(shared_workflow.config)
@@ -58,11 +57,12 @@ def table(workflow, name: str) -> pd.DataFrame:
 
 def test_every_model_attribute_and_context_has_a_row(finished):
     spillover = table(finished, "spillover")
-    assert len(spillover) == 3 * 2 * 2 * 2
-    assert set(spillover["model"]) == {"llama", "llama-nf4", "mistral"}
+    assert len(spillover) == 2 * 2 * 2 * 2
+    assert set(spillover["model"]) == {"llama", "llama-nf4"}
     assert set(spillover["alignment"]) == {"gender", "shuffled"}
     assert spillover["changed"].between(0, 1).all()
-    assert spillover["option_kl"].gt(0).all()
+    assert spillover["option_kl"].ge(0).all()
+    assert spillover["option_kl"].max() > 1e-3
     assert spillover.loc[spillover["targeted"], "attribute"].unique() == ["Gender_identity"]
     assert spillover["n_items"].eq(6).all()
     metrics = table(finished, "metrics")
@@ -77,7 +77,6 @@ def test_every_change_stands_beside_its_controls(finished):
     assert contrasts.groupby(["contrast", "model"]).size().to_dict() == {
         ("gender", "llama"): 10,
         ("gender", "llama-nf4"): 10,
-        ("gender", "mistral"): 10,
         ("nf4-alone", "llama-nf4"): 7,
     }
     spillover = table(finished, "spillover").set_index(
@@ -114,12 +113,12 @@ def test_a_control_sees_the_same_prompts_and_is_diagnosed_on_correct_preferences
 
 
 def test_predictions_have_their_outcome(finished):
-    path = "results/tiny/mistral/gender/seed0/predictions/Religion.parquet"
+    path = "results/tiny/llama/gender/seed0/predictions/Religion.parquet"
     predictions = pd.read_parquet(finished.folder / path)
     assert len(predictions) == 3 * 4
     assert predictions["item_id"].is_unique
     rules = table(finished, "cloze_rules")
-    assert len(rules) == 3 * 3 * 3 * 2
+    assert len(rules) == 2 * 3 * 3 * 2
     assert rules["agree_all"].between(0, 1).all()
     assert (rules["agree_all"] <= rules["agree_sum_per_token"]).all()
     assert predictions["outcome"].isin(["target", "nontarget", "unknown"]).all()
@@ -194,7 +193,7 @@ def test_a_comment_reruns_nothing(finished):
 
 def test_code_of_scoring_reruns_scoring_and_what_follows_not_training(finished):
     finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 10", "SECONDS_BETWEEN_REPORTS = 11")
-    assert finished.planned() == {"score_items": 9} | TABLES | FIGURES
+    assert finished.planned() == {"score_items": 6} | TABLES | FIGURES
     finished.edit("scoring/score", "SECONDS_BETWEEN_REPORTS = 11", "SECONDS_BETWEEN_REPORTS = 10")
 
 

@@ -161,7 +161,8 @@ def option_kl(before: pd.DataFrame, after: pd.DataFrame) -> np.ndarray:
     before, after : what :func:`align` gave for the same items and option orders.
     """
     p, q = (answers[OPTION_LOGP].to_numpy() for answers in (after, before))
-    return np.sum(np.exp(p) * (p - q), axis=1)
+    # Never negative but by rounding, where two distributions are all but the same.
+    return np.maximum(np.sum(np.exp(p) * (p - q), axis=1), 0.0)
 
 
 def bias_values(table: pd.DataFrame, context: str) -> np.ndarray:

@@ -171,8 +171,11 @@ def get_control(wildcards):
 
 
 def get_shown_alignments():
-    """Alignments with figures of their own: those that are no control of another."""
-    return [name for name in config["alignments"] if name not in get_controls().values()]
+    """Alignments with figures of their own: those that are no mere control of another."""
+    controls = get_controls()
+    return [
+        name for name in config["alignments"] if name in controls or name not in controls.values()
+    ]
 
 
 def get_change_tables(wildcards):

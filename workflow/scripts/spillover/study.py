@@ -33,15 +33,24 @@ def check(config: Mapping) -> None:
 
 
 def notes(config: Mapping) -> list[str]:
-    """What a study does that one may not have meant, a line each."""
+    """What a study does, or cannot tell, that one may not be aware of; a line each."""
+    alignments = config["alignments"]
     letters = config["evaluation"]["scoring"] != "cloze"
     forms = {True: "by letter", False: "in words"}
-    return [
+    lines = [
         f"alignments.{name}: aligned {forms[asked]}, evaluated {forms[letters]}: a change may be "
         "small because the form does not carry over"
-        for name, alignment in config["alignments"].items()
+        for name, alignment in alignments.items()
         if (asked := alignment["pairs"]["format"] != "cloze") != letters
     ]
+    controls = {alignment["control"] for alignment in alignments.values()}
+    lines += [
+        f"alignments.{name}: has no control: what of a change comes from training at all, and not "
+        "from what it taught, cannot be told"
+        for name, alignment in alignments.items()
+        if alignment["control"] is None and name not in controls
+    ]
+    return lines
 
 
 def _check_alignments(config: Mapping) -> None:

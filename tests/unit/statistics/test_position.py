@@ -28,6 +28,35 @@ def test_a_choice_that_follows_neither_is_mixed():
     assert table["second_place_rate"].tolist() == pytest.approx([1 / 3] * 2)
 
 
+def test_averaging_over_the_orders_takes_the_place_out():
+    items = make_items()
+    gold = items["gold"].to_numpy()
+    # content favours the right option by 1 nat, the place favours the third by 3
+    answers = []
+    for order in ("012", "120", "201"):
+        place = np.array([order.index(option) for option in "012"])
+        logp = 3.0 * (place == 2) + 1.0 * (gold[:, None] == np.arange(3))
+        answers.append(
+            pd.DataFrame(
+                {
+                    "item_id": items["item_id"],
+                    "order": order,
+                    "predicted": logp.argmax(axis=1),
+                    **{f"logp_{i}": logp[:, i] for i in range(3)},
+                }
+            )
+        )
+    table = position(items, pd.concat(answers, ignore_index=True))
+    assert (table["position_share"] == 1).all()
+    assert (table["accuracy_averaged"] == 1).all()
+    assert table.set_index("context")["unknown_rate_averaged"].to_dict() == {
+        "ambig": 1,
+        "disambig": 0,
+    }
+    without = position(items, oracle("position", items))
+    assert without["accuracy_averaged"].isna().all()
+
+
 def test_random_choices_are_decided_by_either_one_time_in_nine():
     items = make_items(blocks=(50,) * 40)
     table = position(items, oracle("random", items))

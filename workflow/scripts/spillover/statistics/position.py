@@ -18,6 +18,8 @@ POSITION_COLUMNS = [
     "first_place_rate",
     "second_place_rate",
     "third_place_rate",
+    "accuracy_averaged",
+    "unknown_rate_averaged",
 ]
 
 
@@ -29,12 +31,18 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     answer could not be parsed, and ``mixed`` otherwise. Choosing at random among three orders
     gives 1/9 each of content and position.
 
+    Were an option's log-probability a part of its content plus a part of its place, then its
+    mean over orders that put every option in every place equally often, as cyclic and all
+    orders do, would be free of the place (cyclic permutation, Zheng et al. 2024, arXiv
+    2309.03882). What would be chosen so gives ``accuracy_averaged``.
+
     Returns
     -------
     One row an attribute and context, over the items asked in more than one order (no row where
     there is none): ``n_items``, ``n_orders``, the four shares, the share of answers that chose
-    the first, second and third place, and, if there are rows, accuracy and bias score for each
-    order alone.
+    the first, second and third place; ``accuracy_averaged`` and ``unknown_rate_averaged``,
+    shares of the items (empty without probabilities); and, if there are rows, accuracy and bias
+    score for each order alone.
     """
     items = outcomes.in_order(items)
     answers = outcomes.align(items, predictions)
@@ -59,6 +67,9 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         ["unparsed", "content", "position"],
         default="mixed",
     )
+    averaged = answers.groupby("item")[outcomes.OPTION_LOGP].mean().reindex(range(n)).to_numpy()
+    known = ~np.isnan(averaged).any(axis=1)
+    best = np.where(known, np.where(known[:, None], averaged, 0).argmax(axis=1), -1)
     by_order = {}
     for order, alone in answers.groupby("order", observed=True):
         asked_so = items.loc[alone["item"]].reset_index(drop=True)
@@ -76,6 +87,9 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             row[f"{reason}_share"] = np.mean(decided[here] == reason)
         for p, name in enumerate(("first", "second", "third")):
             row[f"{name}_place_rate"] = placed[here, p].sum() / asked[here].sum()
+        for name, option in (("accuracy", cell["gold"]), ("unknown_rate", cell["unknown"])):
+            chosen_so = best[here] == option.to_numpy()
+            row[f"{name}_averaged"] = chosen_so.mean() if known[here].all() else np.nan
         for order, table in by_order.items():
             table = table.iloc[here]
             scored = table.dropna()  # items asked in this order that have a target

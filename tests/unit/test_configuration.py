@@ -42,7 +42,9 @@ def config():
 def test_the_studies_that_come_along_are_valid(name):
     notes = study.notes(check(read(name)))
     # The paper had no control.
-    assert [note.split(":")[0] for note in notes] == ["alignments.gender"] * (name == "studies/paper.yaml")
+    assert [note.split(":")[0] for note in notes] == ["alignments.gender"] * (
+        name == "studies/paper.yaml"
+    )
 
 
 def test_every_target_of_the_default_study_has_its_control(config):

@@ -1,9 +1,12 @@
 """Training that is killed, short of memory or out of bounds."""
 
+import itertools
 import logging
 import multiprocessing
+import os
 import random
 import shutil
+import sys
 import time
 
 import pandas as pd
@@ -107,12 +110,15 @@ def _attempt(folder, scratch, pairs):
         scratch,
         pairs,
         # Half a millisecond: a checkpoint by time after every step.
-        training={"epochs": 2, "checkpoint_steps": 3, "checkpoint_minutes": 1e-5},
+        training={"epochs": 3, "checkpoint_steps": 3, "checkpoint_minutes": 1e-5},
     )
     log.to_csv(scratch / "log.csv")
 
 
-def test_twenty_kills_leave_the_same_adapter(folder, tmp_path):
+def test_twenty_kills_leave_the_same_adapter(folder, tmp_path, monkeypatch):
+    # The server is not told where this process imports from (before Python 3.13), and what it
+    # cannot import it passes over: each attempt would take 7 s of imports, and be killed there.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["spillover.alignment.train", "tiny_models", "preferences", "pytest"]
@@ -136,9 +142,10 @@ def test_twenty_kills_leave_the_same_adapter(folder, tmp_path):
     duration = begin()
     calm, log = weights(tmp_path / "calm"), (tmp_path / "calm" / "log.csv").read_bytes()
     moments = random.Random(0)
-    kills, resumed = 0, set()
+    kills, resumed, chains = 0, set(), itertools.count()
     while kills < 20:
-        scratch = tmp_path / f"chain{kills}"
+        # A folder of its own: in one that is finished there is nothing left to kill.
+        scratch = tmp_path / f"chain{next(chains)}"
         while True:
             checkpoint = saved.last(scratch / "checkpoints")
             resumed.add(checkpoint.name if checkpoint else None)

@@ -45,6 +45,10 @@ def train(tiny_folder, tmp_path, monkeypatch):
                 objective={},
                 lora={},
                 training={"pairs_per_step": 8},
+                data={
+                    "target": ["Age"],
+                    "pairs": {"format": "three_option", "preferences": "correct"},
+                },
                 checkpoints=str(tmp_path / ".checkpoints-seed0"),
             ),
             wildcards=SimpleNamespace(study="tiny", seed="0"),

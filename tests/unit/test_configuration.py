@@ -244,6 +244,16 @@ def test_an_alignment_without_control_is_allowed_and_said(config):
     ]
 
 
+def test_a_control_that_is_trained_otherwise_is_allowed_and_said(config):
+    config["alignments"]["gender-shuffled"]["training"]["epochs"] = 3
+    config["alignments"]["gender-shuffled"]["pairs"]["format"] = "two_option"
+    notes = study.notes(check(config))
+    assert any(
+        "alignments.gender.control: gender-shuffled differs in pairs.format and training" in note
+        for note in notes
+    )
+
+
 def test_answers_without_alignments_are_told_what_is_expected(config):
     config["alignments"] = {}
     config["models"] = {"theirs": {"predictions": {"base": "a.csv", "g/seed0": "b.csv"}}}

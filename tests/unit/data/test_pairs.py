@@ -1,3 +1,4 @@
+import numpy as np
 import pandas as pd
 import pytest
 from spillover.core.errors import InputError
@@ -139,6 +140,37 @@ def test_a_shuffle_says_nothing_about_any_answer(items):
         assert abs(here[which].mean() - 0.5) < 0.02
         # and so do chosen texts: unknown is chosen as often as not
         assert len(counts) > 20
+
+
+@pytest.mark.parametrize("max_items", [64, 128, None])
+def test_a_shuffle_prefers_either_person_as_often(items, max_items):
+    """Among disambiguated items, the target against the other person and the other way round."""
+    items = items[items["target"].notna()]
+    shuffled = pairs.build_pairs(items, "cloze", max_items, preferences="shuffled")
+    joined = shuffled.assign(
+        chosen=[chosen for chosen, _ in texts(shuffled)],
+        rejected=[rejected for _, rejected in texts(shuffled)],
+    ).merge(items[items["context_condition"] == "disambig"], on="item_id")
+    places = [
+        [row.options.index(row.chosen), row.options.index(row.rejected), row.target, row.unknown]
+        for row in joined.itertuples()
+    ]
+    chosen, rejected, target, unknown = np.array(places, dtype=int).T
+    persons = (chosen != unknown) & (rejected != unknown)
+    for polarity in ("neg", "nonneg"):
+        here = persons & (joined["polarity"] == polarity).to_numpy()
+        # Within one among the items that are right about the target, and among the others.
+        assert abs(2 * (chosen == target)[here].sum() - here.sum()) <= 2
+        assert here.sum() >= 10
+
+
+@pytest.mark.parametrize("max_items", [16, 64, 128, None])
+def test_another_seed_is_another_shuffle(items, max_items):
+    draws = [
+        pairs.build_pairs(items, "cloze", max_items, "shuffled", shuffle_seed=seed)
+        for seed in range(4)
+    ]
+    assert len({str(texts(draw)) for draw in draws}) == 4
 
 
 def test_a_shuffle_has_a_seed_of_its_own(items):

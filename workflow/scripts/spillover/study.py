@@ -43,6 +43,13 @@ def notes(config: Mapping) -> list[str]:
         for name, alignment in alignments.items()
         if (asked := alignment["pairs"]["format"] != "cloze") != letters
     ]
+    lines += [
+        f"alignments.{name}.control: {control} differs in {' and '.join(others)} as well, which "
+        "their contrast cannot tell apart"
+        for name, alignment in alignments.items()
+        if (control := alignment["control"]) is not None
+        and (others := _other_training(alignment, alignments[control]))
+    ]
     controls = {alignment["control"] for alignment in alignments.values()}
     lines += [
         f"alignments.{name}: has no control: what of a change comes from training at all, and not "
@@ -51,6 +58,13 @@ def notes(config: Mapping) -> list[str]:
         if alignment["control"] is None and name not in controls
     ]
     return lines
+
+
+def _other_training(alignment: Mapping, control: Mapping) -> list[str]:
+    """What two trainings differ in beside what is preferred."""
+    parts = [key for key in ("objective", "lora", "training") if alignment[key] != control[key]]
+    same_form = alignment["pairs"]["format"] == control["pairs"]["format"]
+    return parts if same_form else ["pairs.format", *parts]
 
 
 def _check_alignments(config: Mapping) -> None:

@@ -71,7 +71,8 @@ def shuffle(pairs: pd.DataFrame, items: pd.DataFrame, seed: int) -> pd.DataFrame
     Prompts, texts and number of pairs stay as they are. Which of an item's two is swapped is
     balanced, to within one item, in every combination of context, polarity and template: as
     often the pair with the target as that with the other person, in ambiguous contexts; with
-    the other person as with *unknown*, in disambiguated ones.
+    the other person as with *unknown*, in disambiguated ones, and there among the items that
+    are right about the target as among the others, so that neither person is preferred.
 
     Parameters
     ----------
@@ -90,8 +91,7 @@ def shuffle(pairs: pd.DataFrame, items: pd.DataFrame, seed: int) -> pd.DataFrame
             f"{n_pairs[n_pairs != 2].iloc[0]} of {n_pairs[n_pairs != 2].index[0]}"
         )
     asked = items.set_index("item_id").loc[pairs["item_id"].unique()].reset_index()
-    rng = np.random.default_rng([seed, 1])
-    swapped = dict(zip(asked["item_id"], _dealt(asked, 2, rng), strict=True))
+    swapped = dict(zip(asked["item_id"], _halves(asked, seed), strict=True))
     # Which of its item's two a pair is, by what the other answer says, not by where it stands.
     facts = asked.set_index("item_id").loc[pairs["item_id"], ["unknown", "target"]]
     other = pairs["other"].to_numpy()
@@ -173,6 +173,30 @@ def _dealt(items: pd.DataFrame, n: int, rng: np.random.Generator) -> np.ndarray:
     table["shuffle"] = rng.permutation(len(table))
     table = table.sort_values([*GROUPS, "shuffle"])
     return pd.Series(np.arange(len(table)) % n, table.index).sort_index().to_numpy()
+
+
+def _halves(items: pd.DataFrame, seed: int) -> np.ndarray:
+    """0 or 1 for each row, each as often as the other and otherwise at random.
+
+    As often, to within one, in every template of a context and polarity; and in a context and
+    polarity among the items whose right answer is the target and among the others.
+    """
+    rng = np.random.default_rng([seed, 1])
+    table = items[GROUPS].reset_index(drop=True)
+    table["is_target"] = items["gold"].eq(items["target"]).fillna(False).to_numpy(dtype=bool)
+    half = np.zeros(len(table), dtype=int)
+    for _, cell in table.groupby(GROUPS[:2]):
+        excess = np.zeros(2)  # of ones over zeros, by is_target
+        for template in rng.permutation(cell["template"].unique()):
+            rows = cell[cell["template"] == template]
+            rows = rows.iloc[rng.permutation(len(rows))].sort_values("is_target", kind="stable")
+            alternating = (np.arange(len(rows)) + rng.integers(2)) % 2
+            gain = np.bincount(rows["is_target"], weights=2 * alternating - 1, minlength=2)
+            if np.abs(excess - gain).sum() < np.abs(excess + gain).sum():
+                alternating, gain = 1 - alternating, -gain
+            half[rows.index] = alternating
+            excess += gain
+    return half
 
 
 def manifest(items: pd.DataFrame, pairs: pd.DataFrame, heldout: pd.DataFrame) -> dict:

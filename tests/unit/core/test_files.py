@@ -67,6 +67,15 @@ def test_tables_come_back_and_are_the_same_bytes(tmp_path, name):
     pd.testing.assert_frame_equal(back, table, check_dtype=False, rtol=1e-9)
 
 
+def test_names_stay_what_they_are(tmp_path):
+    names = ["nan", "007", "true", "1e3"]
+    table = pd.DataFrame({"model": names, "value": [0.5, None, 1.0, 2.0]})
+    files.write_table(table, tmp_path / "table.tsv")
+    found = files.read_table(tmp_path / "table.tsv")
+    assert found["model"].tolist() == names
+    assert found["value"].isna().tolist() == [False, True, False, False]
+
+
 def test_a_truncated_table_is_told_in_one_line(tmp_path):
     files.write_table(pd.DataFrame({"n": range(1000)}), tmp_path / "t.parquet")
     data = (tmp_path / "t.parquet").read_bytes()

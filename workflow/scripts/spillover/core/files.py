@@ -113,6 +113,10 @@ def read_provenance(path: str | Path) -> str | None:
     return kept[PROVENANCE].decode() if PROVENANCE in kept else None
 
 
+# Columns of names that users choose: "nan" and "007" are names too.
+NAMES = ("contrast", "model", "of", "minus", "alignment", "run")
+
+
 def read_table(path: str | Path) -> pd.DataFrame:
     """Read what :func:`write_table` wrote.
 
@@ -124,7 +128,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
     try:
         if Path(path).suffix == ".parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, sep="\t")
+        return pd.read_csv(
+            path, sep="\t", dtype=dict.fromkeys(NAMES, str), keep_default_na=False, na_values=[""]
+        )
     except FileNotFoundError as error:
         raise InputError(f"{path}: the file is missing") from error
     except (OSError, ValueError) as error:  # Arrow's and pandas' parsers raise kinds of these

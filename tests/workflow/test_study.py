@@ -244,6 +244,27 @@ def test_training_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
     assert not checkpoints.exists()
 
 
+def test_scoring_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
+    config = study(published, {"qwen2": tiny_folder("qwen2")}) | {"alignments": {}}
+    config["evaluation"] = {"attributes": ["Religion", "Age"], "scoring": "letter"}
+    config["evaluation"]["blocks_per_attribute"] = 60
+    workflow.configure(config)
+    predictions = workflow.folder / "results/tiny/qwen2/base/predictions"
+    process = workflow.start("predictions")
+    deadline = time.monotonic() + 300
+    while not (predictions / "Religion.parquet").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    kill(process)
+    process.wait()
+    assert not (predictions / "Age.parquet").exists()
+
+    workflow.run("--unlock")
+    workflow.run("predictions")
+    assert "Religion.parquet: is there already" in (predictions / "score_items.log").read_text()
+    assert pd.read_parquet(predictions / "Age.parquet")["item_id"].nunique() == 240
+
+
 def test_what_is_there_is_kept_as_long_as_model_items_and_settings_are_the_same(
     workflow, published, tiny_copy
 ):

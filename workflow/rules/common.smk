@@ -34,6 +34,11 @@ if workflow.is_main_process:
 BBQ = safe_load(PINS.read_text())
 
 
+# The default profile lets one job at a time have this machine's GPU; a cluster has more of them.
+resource_scopes:
+    gpu="local",
+
+
 def get_aligned_runs(alignments=None):
     """Runs that an alignment makes: {alignment}/seed{seed}, of all alignments by default."""
     return [

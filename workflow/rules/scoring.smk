@@ -31,7 +31,7 @@ rule score_items:
         model=get_model_settings,
         evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
-        code=fingerprint("scoring.score", "statistics.outcomes", "data.samples"),
+        code=fingerprint("scoring.score", "models.load", "statistics.outcomes", "data.samples"),
         # Undeclared on purpose, as checkpoints of training are.
         partial="results/{study}/{model}/{run}/.partial-predictions",
     script:

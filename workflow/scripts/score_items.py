@@ -27,7 +27,8 @@ with log_to(snakemake.log[0]):
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
     depends_on = [params.model, params.evaluation, params.code]
-    depends_on += [(model_folder / "source.json").read_text()]
+    records = (model_folder / "source.json", model_folder / "quantized.json")
+    depends_on += [record.read_text() for record in records if record.exists()]
     depends_on += [file_sha256(path) for path in adapter]
     todo = {}
     for output in map(Path, snakemake.output):

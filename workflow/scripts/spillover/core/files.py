@@ -134,4 +134,6 @@ def read_table(path: str | Path) -> pd.DataFrame:
     except FileNotFoundError as error:
         raise InputError(f"{path}: the file is missing") from error
     except (OSError, ValueError) as error:  # Arrow's and pandas' parsers raise kinds of these
-        raise InputError(f"{path}: cannot be read as a table, it may be truncated") from error
+        raise InputError(
+            f"{path}: cannot be read as a table; delete it to have it made again"
+        ) from error

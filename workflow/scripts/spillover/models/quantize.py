@@ -5,6 +5,7 @@ import shutil
 from importlib.metadata import version
 from pathlib import Path
 
+from spillover.core.files import folder_sha256
 from spillover.models.load import RECORD, load_model
 
 
@@ -29,4 +30,6 @@ def quantize(folder: str | Path, output: str | Path, dtype: str) -> None:
         if file.is_file() and not weights and not (output / file.name).exists():
             shutil.copyfile(file, output / file.name)
     record = {"quantization": "nf4", "dtype": dtype, "bitsandbytes": version("bitsandbytes")}
+    # What was computed with these weights is not kept for others.
+    record["weights"] = folder_sha256(output, [".safetensors"])
     (output / RECORD).write_text(json.dumps(record, indent=2) + "\n")

@@ -77,6 +77,17 @@ def test_nothing_but_the_weights_differs_from_the_folder(tmp_path, tiny_copy):
     assert names == {file.name for file in folder.iterdir()} | {"quantized.json"}
 
 
+def test_the_record_tells_these_weights_from_others(tmp_path, tiny_folder):
+    for dtype in ("float32", "bfloat16"):
+        quantize(tiny_folder("llama"), tmp_path / dtype, dtype)
+    quantize(tiny_folder("llama"), tmp_path / "again", "float32")
+    records = {
+        name: json.loads((tmp_path / name / "quantized.json").read_text())["weights"]
+        for name in ("float32", "bfloat16", "again")
+    }
+    assert records["float32"] == records["again"] != records["bfloat16"]
+
+
 def test_the_plan_counts_what_stored_weights_take_of_the_disk(smollm2, tmp_path):
     quantize(smollm2, tmp_path, "bfloat16")
     job = {"model_folder": smollm2, "quantization": "nf4", "dtype": "bfloat16"}

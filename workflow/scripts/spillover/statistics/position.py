@@ -67,9 +67,8 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         ["unparsed", "content", "position"],
         default="mixed",
     )
-    averaged = answers.groupby("item")[outcomes.OPTION_LOGP].mean().reindex(range(n)).to_numpy()
-    known = ~np.isnan(averaged).any(axis=1)
-    best = np.where(known, np.where(known[:, None], averaged, 0).argmax(axis=1), -1)
+    averaged = answers.groupby("item")[outcomes.OPTION_LOGP].mean().to_numpy()
+    known, best = ~np.isnan(averaged).any(axis=1), averaged.argmax(axis=1)
     by_order = {}
     for order, alone in answers.groupby("order", observed=True):
         asked_so = items.loc[alone["item"]].reset_index(drop=True)
@@ -88,8 +87,8 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         for p, name in enumerate(("first", "second", "third")):
             row[f"{name}_place_rate"] = placed[here, p].sum() / asked[here].sum()
         for name, option in (("accuracy", cell["gold"]), ("unknown_rate", cell["unknown"])):
-            chosen_so = best[here] == option.to_numpy()
-            row[f"{name}_averaged"] = chosen_so.mean() if known[here].all() else np.nan
+            share = np.mean(best[here] == option.to_numpy())
+            row[f"{name}_averaged"] = share if known[here].all() else np.nan
         for order, table in by_order.items():
             table = table.iloc[here]
             scored = table.dropna()  # items asked in this order that have a target

@@ -33,7 +33,7 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
     from spillover.alignment.trainer import ItemSampler, SharedTrainer, arguments
     from spillover.data import bbq, pairs
     from spillover.models.load import load_model, load_tokenizer
-    from spillover.models.tokens import TEMPLATE_SETTINGS
+    from spillover.models.chat import TEMPLATE_SETTINGS
     from transformers import TrainerCallback
     from trl import DPOTrainer
 

@@ -12,7 +12,7 @@ from spillover.alignment.shared_prefix_dpo import SharedPrefixCollator, obstacle
 from spillover.alignment.train import training_log
 from spillover.alignment.trainer import ItemSampler, SharedTrainer, StockTrainer, arguments
 from spillover.models.load import load_model, load_tokenizer
-from spillover.models.tokens import TEMPLATE_SETTINGS
+from spillover.models.chat import TEMPLATE_SETTINGS
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOTrainer
 

@@ -19,8 +19,8 @@ def encode(pairs: pd.DataFrame, tokenizer, max_length: int) -> list[dict]:
     Raises
     ------
     InputError
-        If a pair is longer than ``max_length``, which TRL would cut or leave out, or a prompt
-        does not go on unchanged in front of its answer.
+        If a pair is longer than ``max_length``, which TRL would cut or leave out, or the chat
+        template cannot be used.
     """
     rows = []
     for pair in pairs.to_dict("records"):

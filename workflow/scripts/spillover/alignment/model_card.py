@@ -55,6 +55,7 @@ def write(
     *,
     settings: Mapping[str, Mapping],
     data: Mapping | None = None,
+    chat_template: Mapping | None = None,
     quantization: str,
     dtype: str,
     n_pairs: int,
@@ -70,6 +71,7 @@ def write(
         hub model ``repo`` and ``commit``; empty if nobody knows.
     settings : ``objective``, ``lora`` and ``training``.
     data : what the pairs were made of: ``target`` and ``pairs`` of the configuration.
+    chat_template : the user's arguments for the chat template, if there are any.
     results : where the evaluation of this adapter is, if it is known.
     """
     names = ("repo", "requirement", "path")
@@ -80,6 +82,8 @@ def write(
         tags=["dpo", "lora", "bbq", "fairness"],
         pipeline_tag="text-generation",
     )
+    if chat_template:
+        settings = {**settings, "chat_template": chat_template}
     data, pairs = data or {}, (data or {}).get("pairs", {})
     control = pairs.get("preferences") == "shuffled"
     text = TEXT.format(

@@ -1,10 +1,11 @@
 """Causal language models: load one quantised or not, attach an adapter."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from spillover.core.errors import InputError
 
@@ -32,12 +33,31 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def load_tokenizer(folder: str | Path):
-    """Tokenizer of a model folder, with a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+def load_tokenizer(folder: str | Path, chat_template: Mapping | None = None):
+    """Tokenizer of a model folder, with a padding token that the model has.
+
+    Parameters
+    ----------
+    chat_template : the user's arguments for the chat template, over those of
+        :data:`spillover.models.chat.TEMPLATE_SETTINGS`.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    tokenizer.template_settings = dict(chat_template or {})
+    size = vocabulary_size(folder)
+    # Padding is neither attended to nor scored: any token that the model has will do.
+    known = [tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, 0]
+    pad = next(token for token in known if token is not None and token < size)
+    if pad != tokenizer.pad_token_id:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
     return tokenizer
+
+
+def vocabulary_size(folder: str | Path) -> int:
+    """How many tokens a folder's model has, which may be more or fewer than its tokenizer's."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return config.get_text_config().vocab_size
 
 
 def load_model(

@@ -1,47 +1,41 @@
-"""Conversations as token ids: the chat template, the letters behind it, where a turn ends."""
+"""Conversations and texts as token ids, and where what a model says begins and ends."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from spillover.core.errors import InputError
 from spillover.data.prompts import LETTERS
-
-# Some chat templates print today's date into the prompt unless told one: the same study must
-# ask the same question tomorrow.
-TEMPLATE_SETTINGS = {"date_string": "26 Jul 2024"}
+from spillover.models.chat import QUESTION, Messages, around_answer, opening, thinks
+from spillover.models.prefix_tree import common_prefix
 
 
-def encode_chat(
-    tokenizer,
-    messages: Sequence[Mapping[str, str]],
-    answer: str | None = None,
-    end_of_turn: bool = True,
-) -> list[int]:
-    """Token ids of a conversation, up to where the assistant speaks or with its answer.
+def encode_chat(tokenizer, messages: Messages) -> list[int]:
+    """Token ids of a conversation, up to where the assistant's answer begins."""
+    before, behind = around_answer(tokenizer, messages)
+    # With an answer behind it, for a space that a tokenizer joins with what follows.
+    return _shared([_encode(tokenizer, before), _encode(tokenizer, f"{before}A{behind}")])
 
-    ``end_of_turn`` False leaves out what the template writes behind the answer.
+
+def encode_opening(tokenizer, messages: Messages) -> list[int]:
+    """Token ids of a conversation, up to where the model goes on.
+
+    That is where its answer begins or, if the user's arguments for the template let it think,
+    what the template writes for it to do so.
     """
-    if answer is not None:
-        messages = [*messages, {"role": "assistant", "content": answer}]
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=answer is None, **TEMPLATE_SETTINGS
-    )
-    if answer is not None and not end_of_turn:
-        text = text[: text.rindex(answer) + len(answer)]
-    return tokenizer.encode(text, add_special_tokens=False)
+    if thinks(tokenizer):
+        return _encode(tokenizer, opening(tokenizer, messages))
+    return encode_chat(tokenizer, messages)
 
 
 def encode_replies(
-    tokenizer,
-    messages: Sequence[Mapping[str, str]],
-    texts: Sequence[str],
-    end_of_turn: bool = True,
+    tokenizer, messages: Messages, texts: Sequence[str], end_of_turn: bool = True
 ) -> tuple[list[int], list[list[int]]]:
     """Token ids of a conversation, and of each of several replies that the assistant may give.
 
     Preference pairs and evaluation both come through here, so that what is trained and what is
-    scored are the same tokens.
+    scored are the same tokens. Where the tokenizer joins the end of the prompt with the
+    beginning of a reply, all replies begin with the joined token.
 
     Parameters
     ----------
@@ -51,35 +45,118 @@ def encode_replies(
     Raises
     ------
     InputError
-        If the prompt does not go on unchanged in front of a reply, or a reply's last token
-        holds something of what the template writes behind it and is asked for without.
+        If the template cannot be used (:func:`spillover.models.chat.around_answer`), or a
+        reply's last token holds something of what the template writes behind it and is asked
+        for without.
     """
-    prompt = encode_chat(tokenizer, messages)
-    replies = []
-    for text in texts:
-        whole = encode_chat(tokenizer, messages, text)
-        if whole[: len(prompt)] != prompt:
-            raise InputError(
-                f"{tokenizer.name_or_path}: its chat template renders a prompt otherwise once "
-                f"an answer follows (answer: {text!r})"
-            )
-        if not end_of_turn:
-            spoken = encode_chat(tokenizer, messages, text, end_of_turn=False)
-            if len(spoken) <= len(prompt) or whole[: len(spoken)] != spoken:
+    before, behind = around_answer(tokenizer, messages, texts)
+    replies = [_encode(tokenizer, before + text + behind) for text in texts]
+    if not end_of_turn:
+        spoken = [_encode(tokenizer, before + text) for text in texts]
+        for text, whole, part in zip(texts, replies, spoken, strict=True):
+            if whole[: len(part)] != part:
                 raise InputError(
                     f"end_of_turn: {tokenizer.name_or_path} joins the end of the answer "
                     f"{text!r} with what follows it; set end_of_turn: true"
                 )
-            whole = spoken
-        replies.append(whole[len(prompt) :])
-    return prompt, replies
+        replies = spoken
+    prompt = _shared([_encode(tokenizer, before), *replies])
+    return prompt, [reply[len(prompt) :] for reply in replies]
+
+
+def encode_continuations(
+    tokenizer, prompt: str, texts: Sequence[str]
+) -> tuple[list[int], list[list[int]]]:
+    """Token ids of a plain text, and of each of several texts that may continue it.
+
+    The tokens that a tokenizer puts before a text are the prompt's; those that it puts behind
+    one are left out. Where it joins the end of the prompt with the beginning of a text, all
+    texts begin with the joined token.
+
+    Raises
+    ------
+    InputError
+        If no token is left before the texts.
+    """
+    alone = _encode(tokenizer, prompt)
+    whole = tokenizer.encode(prompt)
+    at = (i for i in range(len(whole)) if whole[i : i + len(alone)] == alone)
+    first = whole[: next(at)]
+    wholes = [first + _encode(tokenizer, prompt + text) for text in texts]
+    shared = _shared([first + alone, *wholes])
+    if not shared:
+        raise InputError(
+            f"{tokenizer.name_or_path}: joins {prompt!r} with what follows into one token, and "
+            "puts none before it; set evaluation.cloze.prompt: chat"
+        )
+    return shared, [whole[len(shared) :] for whole in wholes]
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def _shared(sequences: Sequence[list[int]]) -> list[int]:
+    """What a prompt and all that may follow it begin with, if it leaves something of these."""
+    prompt, *wholes = sequences
+    return list(common_prefix(sequences, min(len(prompt), *(len(s) - 1 for s in wholes))))
+
+
+def check_end_of_turn(tokenizer) -> None:
+    """Refuse a template that does not end the assistant's turn, where the end is scored.
+
+    Raises
+    ------
+    InputError
+        If there is nothing behind an answer.
+    """
+    if not around_answer(tokenizer, QUESTION)[1]:
+        raise InputError(
+            f"{tokenizer.name_or_path}: its chat template writes nothing behind an answer, so "
+            "that no end can be scored; set evaluation.cloze.end_of_turn: false"
+        )
 
 
 def stop_tokens(model: torch.nn.Module, tokenizer) -> list[int]:
-    """Tokens that end a response: those of the model's folder, and the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    ends = ends if isinstance(ends, list) else [ends]
-    return [end for end in dict.fromkeys([tokenizer.eos_token_id, *ends]) if end is not None]
+    """Tokens that end a response: those of the model's folder, and the tokenizer's.
+
+    Raises
+    ------
+    InputError
+        As :func:`ends_of_response`.
+    """
+    size = model.get_input_embeddings().weight.shape[0]
+    return ends_of_response(tokenizer, model.generation_config.eos_token_id, size)
+
+
+def ends_of_response(tokenizer, ends: int | Iterable[int] | None, size: int) -> list[int]:
+    """Tokens that end a response; the end of the template's turn if none is named.
+
+    Parameters
+    ----------
+    ends : those of the model's generation config.
+    size : of the model's vocabulary; tokens outside of it are never said.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    ends = [ends] if isinstance(ends, int) else ends or []
+    named = [
+        end
+        for end in dict.fromkeys([tokenizer.eos_token_id, *ends])
+        if end is not None and end < size
+    ]
+    if named:
+        return named
+    turn = _encode(tokenizer, around_answer(tokenizer, QUESTION)[1])[:1]
+    if turn and turn[0] in tokenizer.added_tokens_decoder and turn[0] < size:
+        return turn
+    raise InputError(
+        f"{tokenizer.name_or_path}: nothing says which token ends a response; expected "
+        "eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+    )
 
 
 def letter_tokens(tokenizer) -> list[int]:
@@ -91,21 +168,14 @@ def letter_tokens(tokenizer) -> list[int]:
     Raises
     ------
     InputError
-        If an answer's letter is not one token of its own.
+        If the template cannot be used, or an answer's letter is not one token of its own.
     """
-    question = [{"role": "user", "content": "?"}]
-    prompt = encode_chat(tokenizer, question)
-    tokens = []
-    for letter in LETTERS:
-        whole = encode_chat(tokenizer, question, letter)
-        answer = whole[len(prompt) :]
-        # One of its own: the prompt goes on unchanged, and the token spells just the letter.
-        single = whole[: len(prompt)] == prompt and tokenizer.decode(answer[:1]).strip() == letter
-        if not single:
-            pieces = tokenizer.convert_ids_to_tokens(answer)
+    _, replies = encode_replies(tokenizer, QUESTION, LETTERS)
+    for letter, reply in zip(LETTERS, replies, strict=True):
+        if tokenizer.decode(reply[:1]).strip() != letter:
+            pieces = tokenizer.convert_ids_to_tokens(reply)
             raise InputError(
                 f"{tokenizer.name_or_path}: the answer {letter} must be one token behind the "
                 f"chat template's prompt, found {pieces[:4]}; letters cannot be scored"
             )
-        tokens.append(answer[0])
-    return tokens
+    return [reply[0] for reply in replies]

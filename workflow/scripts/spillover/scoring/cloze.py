@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from spillover.data import prompts
-from spillover.models.tokens import encode_replies
+from spillover.models.tokens import check_end_of_turn, encode_continuations, encode_replies
 from spillover.scoring.engine import Engine, Span
 from spillover.scoring.letter import LOGP
 
@@ -57,6 +57,8 @@ class Cloze:
         ):
             if value not in known:
                 raise ValueError(f"cloze.{name}: expected one of {known}, found {value!r}")
+        if prompt == "chat" and end_of_turn:
+            check_end_of_turn(tokenizer)
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.end_of_turn = end_of_turn
@@ -93,13 +95,11 @@ class Cloze:
             messages = prompts.cloze_chat(item) if item else prompts.CLOZE_CHAT_UNCONDITIONAL
             texts = map(prompts.cloze_reply, answers)
             asked, replies = encode_replies(self.tokenizer, messages, [*texts], self.end_of_turn)
-            return [Span((*asked, *reply), len(asked)) for reply in replies]
-        # As lm-eval does: encode both together and split where the prompt alone would end,
-        # so that a tokenizer is free to join them.
-        prompt = prompts.cloze_plain(item) if item else prompts.CLOZE_PLAIN_UNCONDITIONAL
-        encode = self.tokenizer.encode
-        start = len(encode(prompt))
-        return [Span(tuple(encode(f"{prompt} {answer}")), start) for answer in answers]
+        else:
+            prompt = prompts.cloze_plain(item) if item else prompts.CLOZE_PLAIN_UNCONDITIONAL
+            texts = [f" {answer}" for answer in answers]
+            asked, replies = encode_continuations(self.tokenizer, prompt, texts)
+        return [Span((*asked, *reply), len(asked)) for reply in replies]
 
     def run(self, engine: Engine, blocks: list[list[Span]]) -> list[list[tuple[float, int]]]:
         """Log-probability of each span and its number of tokens, block by block."""

@@ -1,6 +1,6 @@
 """Log-probabilities of the letters A, B and C as the next token, in given option orders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -29,7 +29,8 @@ class Letter:
         return [
             Span((*prompt, letter), len(prompt))
             for item in items
-            for prompt in encoded_prompts(self.tokenizer, item, self.orders)
+            for order in self.orders
+            for prompt in [encode_chat(self.tokenizer, multiple_choice(item, order))]
             for letter in self.letters
         ]
 
@@ -54,7 +55,3 @@ class Letter:
                     }
                 )
         return rows
-
-
-def encoded_prompts(tokenizer, item: Mapping, orders: Sequence[str]) -> list[tuple[int, ...]]:
-    return [tuple(encode_chat(tokenizer, multiple_choice(item, order))) for order in orders]

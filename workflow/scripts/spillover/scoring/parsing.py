@@ -69,6 +69,38 @@ def _plain(text: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
+# ------------------------------------------------------------------ thoughts
+
+# What a thought, or anything else that is not said to the user, begins and ends with.
+_THOUGHTS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>", "<channel|>"),
+    ("<|channel|>", "<|channel|>final<|message|>"),
+    ("to=self<|message|>", "to=user<|message|>"),
+)
+
+
+def spoken(response: str, opened: bool = False) -> str | None:
+    """What a response says once its last thought has ended; None if it has not.
+
+    Parameters
+    ----------
+    opened : whether the prompt began a thought.
+    """
+    said = 0
+    for begin, end in _THOUGHTS:
+        closed = response.rfind(end)
+        if response.rfind(begin) > closed:
+            return None
+        if closed >= 0:
+            said = max(said, closed + len(end))
+    return None if opened and not said else response[said:]
+
+
 # ------------------------------------------------------------------ negation
 
 # Directly before what it excludes; "not only" excludes nothing.

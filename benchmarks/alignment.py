@@ -32,8 +32,8 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
     from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config
     from spillover.alignment.trainer import ItemSampler, SharedTrainer, arguments
     from spillover.data import bbq, pairs
-    from spillover.models.load import load_model, load_tokenizer
     from spillover.models.chat import TEMPLATE_SETTINGS
+    from spillover.models.load import load_model, load_tokenizer
     from transformers import TrainerCallback
     from trl import DPOTrainer
 

@@ -30,13 +30,22 @@ ARCHITECTURES = {
 }
 
 
-def tokenizer(pad_is_eos: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with ChatML, in which A, B and C are single tokens."""
+# What a plain text's end and an answer's beginning are joined from.
+JOINED = ["What?\nA: The grandson", "Who?\nA: The grandfather"]
+
+
+def tokenizer(pad_is_eos: bool = False, joins: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with ChatML, in which A, B and C are single tokens.
+
+    Parameters
+    ----------
+    joins : whether tokens may reach over the spaces between words, as ``: T`` does.
+    """
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not joins)
     core.decoder = decoders.ByteLevel()
     core.train_from_iterator(
-        SENTENCES,
+        SENTENCES + JOINED * 20 if joins else SENTENCES,
         trainers.BpeTrainer(
             vocab_size=448,
             special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],

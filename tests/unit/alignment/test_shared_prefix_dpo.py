@@ -11,8 +11,8 @@ from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config
 from spillover.alignment.shared_prefix_dpo import SharedPrefixCollator, obstacle
 from spillover.alignment.train import training_log
 from spillover.alignment.trainer import ItemSampler, SharedTrainer, StockTrainer, arguments
-from spillover.models.load import load_model, load_tokenizer
 from spillover.models.chat import TEMPLATE_SETTINGS
+from spillover.models.load import load_model, load_tokenizer
 from transformers import AutoModelForCausalLM, TrainerCallback
 from trl import DPOTrainer
 

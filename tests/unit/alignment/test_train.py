@@ -16,8 +16,9 @@ from spillover.alignment.encoding import encode
 from spillover.alignment.settings import LORA, LOSSES, TRAINING
 from spillover.alignment.train import _Progress
 from spillover.core.errors import InputError
+from spillover.models.chat import TEMPLATE_SETTINGS
 from spillover.models.load import load_model, load_tokenizer
-from spillover.models.tokens import TEMPLATE_SETTINGS, encode_chat, letter_tokens
+from spillover.models.tokens import encode_chat, letter_tokens
 from tiny_training import train, weights
 from trl import DPOConfig, DPOTrainer
 

@@ -6,7 +6,7 @@ from spillover.core.errors import InputError
 from spillover.data import prompts
 from spillover.models.check import check_folder
 from spillover.models.load import load_tokenizer, resolve_device
-from spillover.models.tokens import encode_chat, letter_tokens
+from spillover.models.tokens import letter_tokens
 
 ARCHITECTURES = ["llama", "mistral", "qwen2"]
 
@@ -31,11 +31,10 @@ def no_template(folder):
 
 
 def split_letters(folder):
-    """A template behind which every answer begins with the same token."""
+    """A template that goes on with a letter's word: "Answer" is one token."""
     path = folder / "chat_template.jinja"
-    path.write_text(
-        path.read_text().replace("{{ message['content'] }}", "- {{ message['content'] }}")
-    )
+    said = "{{ message['content'] }}"
+    path.write_text(path.read_text().replace(said, f" {said}nswer"))
 
 
 @pytest.mark.parametrize(
@@ -63,13 +62,6 @@ def test_a_gpu_asked_for_where_there_is_none_is_refused():
     with pytest.raises(InputError, match="cuda is asked for, but torch"):
         resolve_device("cuda")
     assert resolve_device("auto").type == "cpu"
-
-
-def test_todays_date_never_enters_a_prompt(tiny_folder):
-    tokenizer = load_tokenizer(tiny_folder("llama"))
-    tokenizer.chat_template = "{{ date_string or strftime_now('%Y') }}{{ messages[0]['content'] }}"
-    text = tokenizer.decode(encode_chat(tokenizer, [{"role": "user", "content": "A"}]))
-    assert text == "26 Jul 2024A"
 
 
 ITEM = {"context": "C.", "question": "Q?", "options": ["zero", "one", "two"]}

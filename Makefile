@@ -8,7 +8,7 @@ VENV := .venv
 STUDY ?= config.yaml
 CORES ?= all
 # A study file stands for itself; the default one is what Snakemake finds without being told.
-CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile $(STUDY))
+CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY)')
 
 .PHONY: env study plan test lint clean
 .DELETE_ON_ERROR:

@@ -1,12 +1,17 @@
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.14")
+
+# For other working directories than the checkout, if they have no config.yaml of their own.
+DEFAULT_STUDY = str(Path(workflow.basedir) / "config.yaml")
 
 # A study file stands for itself: Snakemake would merge it into config.yaml, and run the
 # models of both.
 if not workflow.overwrite_configfiles:
 
-    configfile: "config.yaml"
+    configfile: "config.yaml" if Path("config.yaml").exists() else DEFAULT_STUDY
 
 
 include: "workflow/rules/common.smk"
@@ -31,6 +36,7 @@ localrules:
     fetch_bbq,
     fetch_model,
     fetch_model_config,
+    fetch_adapter,
 
 
 rule all:

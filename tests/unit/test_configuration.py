@@ -16,6 +16,7 @@ from spillover.core.errors import InputError
 ROOT = Path(__file__).parents[2]
 SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"
 SCHEMA = yaml.safe_load(SCHEMA_FILE.read_text())
+ATTRIBUTES = yaml.safe_load((ROOT / "resources/bbq.yaml").read_text())["attributes"]
 STUDIES = ["config.yaml", *(f"studies/{path.name}" for path in ROOT.glob("studies/*.yaml"))]
 
 
@@ -27,10 +28,21 @@ def read(name: str) -> dict:
 def check(config: dict) -> dict:
     """As the workflow does; the configuration with its defaults."""
     configuration.check(config, SCHEMA)
-    filled = copy.deepcopy(config)
-    validate(filled, str(SCHEMA_FILE))
-    study.check(filled)
-    return filled
+    study.check_kinds(config)
+    complete = filled(config)
+    study.check(complete, ATTRIBUTES)
+    return complete
+
+
+def filled(config: dict) -> dict:
+    """A configuration with the schema's defaults."""
+    complete = copy.deepcopy(config)
+    validate(complete, str(SCHEMA_FILE))
+    return complete
+
+
+PLACE = {"type": "path", "path": "somewhere"}
+ADAPTER = {"smollm2-135m": PLACE}
 
 
 @pytest.fixture
@@ -69,10 +81,11 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
     # no default: required, or belonging to one kind of source
     REQUIRED = {
         "study", "models", "path", "source", "type", "requirement", "sha256", "file", "repo",
-        "predictions", "target", "of", "minus",
+        "predictions", "target", "of", "minus", "adapter", "checkpoint", "base", "data",
+        "metadata", "chat_template",
     }  # fmt: skip
     visit(SCHEMA, "config")
-    for name in ("model", "alignment"):
+    for name in ("model", "alignment", "source", "elsewhere"):
         visit(SCHEMA["$defs"][name], name)
 
 
@@ -90,7 +103,48 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
         ),
         (
             lambda c: c["evaluation"].update(attributes=["Agee"]),
-            "evaluation.attributes.0: expected one of Age, ",
+            "evaluation.attributes: expected of Age, ",
+        ),
+        (
+            lambda c: c["alignments"]["gender"].update(adapter=ADAPTER),
+            "alignments.gender.split: an alignment that is trained here has it, and this one is",
+        ),
+        (
+            lambda c: c["alignments"].update(given={"target": [], "adapter": {"other": PLACE}}),
+            "alignments.given.adapter: expected a source for each of the study's models "
+            "(smollm2-135m), found other",
+        ),
+        (
+            lambda c: c["alignments"].update(
+                given={"target": [], "adapter": {"smollm2-135m": [PLACE, PLACE]}}
+            ),
+            "alignments.given.adapter.smollm2-135m: expected one source, or 1, one for each of",
+        ),
+        (
+            lambda c: c["alignments"].update(
+                given={"target": [], "adapter": ADAPTER, "checkpoint": ADAPTER}
+            ),
+            "alignments.given: expected an adapter or a checkpoint, found both",
+        ),
+        (
+            lambda c: c["alignments"].update(
+                given={"target": ["Age"], "adapter": {"smollm2-135m": {"type": "path"}}}
+            ),
+            "alignments.given.adapter.smollm2-135m: expected the key 'path'",
+        ),
+        (
+            lambda c: c["alignments"]["gender"].update(trained_on="ids.txt"),
+            "alignments.gender.trained_on: goes with adapter or checkpoint",
+        ),
+        (
+            lambda c: c["alignments"].update(
+                given={"target": ["Gender_identity"], "adapter": ADAPTER, "control": "gender"}
+            ),
+            "alignments.given.control: expected an alignment with the same items; one of given",
+        ),
+        (
+            lambda c: c.update(bbq={"sets": {"Age": {"data": "a.jsonl", "metadata": "a.csv"}}}),
+            "bbq.sets.Age: BBQ has a set of this name",
         ),
         (
             lambda c: c["alignments"]["gender"].update(target=["Race_x_SES"]),
@@ -261,15 +315,76 @@ def test_answers_without_alignments_are_told_what_is_expected(config):
         check(config)
 
 
+def test_an_alignment_made_elsewhere_needs_no_target_and_says_what_is_not_known(config):
+    config["alignments"] = {
+        "dpo": {"target": [], "checkpoint": {"smollm2-135m": PLACE}, "control": "sft"},
+        "sft": {"target": [], "adapter": {"smollm2-135m": PLACE}},
+    }
+    assert study.notes(check(config)) == []
+    for alignment in config["alignments"].values():
+        alignment["target"] = ["Age"]
+    notes = study.notes(check(config))
+    assert [note.split(":")[0] for note in notes] == ["alignments.dpo", "alignments.sft"]
+    assert all("leakage is not known" in note for note in notes)
+    for alignment in config["alignments"].values():
+        alignment["trained_on"] = "ids.txt"
+    assert study.notes(check(config)) == []
+
+
+PLACES = {
+    "bbq.path": lambda c, path: c.update(bbq={"type": "path", "path": path}),
+    "models.own.source.path": lambda c, path: c["models"].update(
+        own={"source": {"type": "path", "path": path}}
+    ),
+    "alignments.given.adapter.smollm2-135m.path": lambda c, path: c["alignments"].update(
+        given={"target": [], "adapter": {"smollm2-135m": {"type": "path", "path": path}}}
+    ),
+    "alignments.given.checkpoint.smollm2-135m.path": lambda c, path: c["alignments"].update(
+        given={"target": [], "checkpoint": {"smollm2-135m": [{"type": "path", "path": path}]}}
+    ),
+}
+
+
+@pytest.mark.parametrize("key", PLACES)
+@pytest.mark.parametrize(
+    "place", ["resources/models/mine", "results/quickstart/x", "resources/bbq"]
+)
+def test_nothing_of_the_users_lies_where_rules_write(config, key, place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(place).mkdir(parents=True)
+    Path("elsewhere").symlink_to(Path(place).parent)
+    for path in (place, str(tmp_path / place), f"elsewhere/{Path(place).name}"):
+        spoilt = copy.deepcopy(config)
+        PLACES[key](spoilt, path)
+        # alignments take a control's and other models' place: only paths are looked at here
+        message = rf"^{re.escape(key)}: {re.escape(path)} lies in .*, where the workflow writes"
+        with pytest.raises(InputError, match=message):
+            study.check_paths(filled(spoilt))
+
+
+def test_a_path_that_is_not_there_is_named_by_its_key(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study.check_paths(filled(config))
+    PLACES["models.own.source.path"](config, "nowhere")
+    with pytest.raises(InputError, match=r"^models.own.source.path: expected a folder, found non"):
+        study.check_paths(filled(config))
+    # what another study made is no output of this one
+    Path("results/other/adapter").mkdir(parents=True)
+    del config["models"]["own"]
+    PLACES["alignments.given.adapter.smollm2-135m.path"](config, "results/other/adapter")
+    study.check_paths(filled(config))
+
+
 def test_checking_changes_nothing(config):
     before = copy.deepcopy(config)
     configuration.check(config, SCHEMA)
     assert config == before
-    filled = check(config)
-    before = copy.deepcopy(filled)
-    study.check(filled)
-    study.notes(filled)
-    assert filled == before
+    complete = check(config)
+    before = copy.deepcopy(complete)
+    study.check(complete, ATTRIBUTES)
+    study.check_paths(complete)
+    study.notes(complete)
+    assert complete == before
 
 
 def test_the_defaults_of_the_schema_are_those_of_the_library():

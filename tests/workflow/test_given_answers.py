@@ -1,5 +1,6 @@
 """Answers made elsewhere enter at the tables: no model, no GPU, no training."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +188,52 @@ def test_published_predictions_give_the_reference_scores(workflow, published, tm
     np.testing.assert_allclose(joined["accuracy_y"], accuracy, atol=1e-6)
     score = joined["acc_scaled_bias_score"].where(whole, joined["bias_score_x"] * (1 - accuracy))
     np.testing.assert_allclose(joined["bias_score_y"], score, atol=1e-6)
+
+
+def test_a_set_of_ones_own_is_evaluated_as_those_of_bbq(workflow, published, bbq_items, tmp_path):
+    """As docs/extending.md has it: two files and a name, and nothing else to change."""
+    lines = (published / "Religion.jsonl").read_text().splitlines()[:40]
+    rows = [json.loads(line) | {"category": "Faith"} for line in lines]
+    (tmp_path / "faith.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    items = bbq_items("Religion").head(40)
+    metadata = pd.DataFrame(
+        {
+            "category": "Faith",
+            "example_id": items["example_id"],
+            "target_loc": items["target"].astype(object).fillna("NA"),
+            "label_type": items["label_type"],
+        }
+    )
+    metadata.to_csv(tmp_path / "faith.csv", index=False)
+    both = pd.concat([items.assign(attribute="Faith"), bbq_items("Religion")])
+    workflow.configure(
+        {
+            "study": "own",
+            "bbq": {
+                "type": "path",
+                "path": str(published),
+                "sets": {
+                    "Faith": {
+                        "data": str(tmp_path / "faith.jsonl"),
+                        "metadata": str(tmp_path / "faith.csv"),
+                    }
+                },
+            },
+            "models": {
+                "api": {
+                    "predictions": {
+                        "base": write_answers(both, both["unknown"], tmp_path / "base.csv"),
+                        "faith/seed0": write_answers(both, both["gold"], tmp_path / "aligned.csv"),
+                    }
+                }
+            },
+            "alignments": {"faith": {"target": []}},
+            "evaluation": {"attributes": ["Faith", "Religion"]},
+            "statistics": {"resamples": 200},
+        }
+    )
+    workflow.run("tables")
+    spillover = pd.read_csv(workflow.folder / "results/own/spillover.tsv", sep="\t")
+    faith = spillover[spillover["attribute"] == "Faith"].set_index("context")
+    assert faith["n_items"].to_dict() == {"ambig": 20, "disambig": 20}
+    assert faith["delta_accuracy"].to_dict() == {"ambig": 0, "disambig": 1}

@@ -14,6 +14,8 @@ rule train_dpo:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.log",
     benchmark:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.benchmark.tsv"
+    wildcard_constraints:
+        alignment=only(get_trained()),
     # What a wrong setting of training would waste is least if training comes first.
     priority: 1
     conda:
@@ -34,6 +36,31 @@ rule train_dpo:
         code=fingerprint("alignment.train"),
     script:
         "../scripts/train_dpo.py"
+
+
+rule fetch_adapter:
+    """Take an adapter that was trained elsewhere, checked against its base."""
+    input:
+        model="resources/models/{model}",
+        files=get_adapter_files,
+    output:
+        weights="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_model.safetensors",
+        config="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_config.json",
+        source="results/{study}/{model}/{alignment}/seed{seed}/adapter/source.json",
+    log:
+        "results/{study}/{model}/{alignment}/seed{seed}/fetch_adapter.log",
+    wildcard_constraints:
+        alignment=only(get_given("adapter")),
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        source=get_adapter_source,
+    script:
+        "../scripts/fetch_adapter.py"
 
 
 rule diagnose_alignment:
@@ -62,7 +89,7 @@ rule diagnose_alignment:
         gpu=get_gpus,
     params:
         model=get_model_settings,
-        pairs=lookup("alignments/{alignment}/pairs/format", within=config),
+        pairs=get_pairs_format,
         max_length=lookup("alignments/{alignment}/training/max_length", within=config),
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         code=fingerprint("alignment.diagnostics", "alignment.encoding", "data.pairs"),
@@ -91,9 +118,7 @@ rule fetch_model_config:
 rule plan_training:
     """Say before anything is spent what training will take: steps, tokens, GPU memory."""
     input:
-        pairs=expand(
-            "results/{{study}}/pairs/{alignment}/train.parquet", alignment=config["alignments"]
-        ),
+        pairs=expand("results/{{study}}/pairs/{alignment}/train.parquet", alignment=get_trained()),
         models=get_model_configs,
     output:
         table="results/{study}/plan.tsv",
@@ -108,7 +133,7 @@ rule plan_training:
         runtime=30,
     params:
         models=lookup("models", within=config),
-        alignments=lookup("alignments", within=config),
+        alignments={name: config["alignments"][name] for name in get_trained()},
         machine=get_gpu_settings,
         code=fingerprint("alignment.plan"),
     script:
@@ -125,9 +150,8 @@ rule adapters:
     """Every adapter of the study, with its diagnostics."""
     input:
         expand(
-            "results/{study}/{model}/{run}/{file}",
+            "results/{study}/{model}/{file}",
             study=config["study"],
             model=get_models(),
-            run=get_aligned_runs(),
-            file=["adapter/adapter_model.safetensors", "training.tsv", "diagnostics.tsv"],
+            file=get_adapter_runs([*get_trained(), *get_given("adapter")]),
         ),

@@ -10,8 +10,8 @@ from snakemake.utils import validate
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
-from spillover import study
-from spillover.core import configuration
+from spillover import elsewhere, study
+from spillover.core import configuration, downloads
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -19,19 +19,31 @@ from yaml import safe_load
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
 PINS = Path(workflow.basedir) / "resources" / "bbq.yaml"
 
+BBQ = safe_load(PINS.read_text())
+
+
+def blame(error):
+    """Where the fault of an error is: a file, or what the command line says instead of it."""
+    given = workflow.config_settings.config or {}
+    key = str(error).partition(":")[0].partition(".")[0]
+    names = [name for name in given if name == key or f"unknown key {name!r}" in str(error)]
+    if names:
+        return "--config " + " ".join(f"{name}={given[name]}" for name in names)
+    return " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
+
+
 try:
     configuration.check(config, safe_load(SCHEMA.read_text()))
+    study.check_kinds(config)
     validate(config, str(SCHEMA))  # fills in the defaults
-    study.check(config)
+    study.check(config, BBQ["attributes"])
+    study.check_paths(config)
 except InputError as error:
-    names = " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
-    sys.exit(f"{names}: {error}")
+    sys.exit(f"{blame(error)}: {error}")
 
 if workflow.is_main_process:
     for note in study.notes(config):
         logger.info(note)
-
-BBQ = safe_load(PINS.read_text())
 
 
 # The default profile lets one job at a time have this machine's GPU; a cluster has more of them.
@@ -53,24 +65,129 @@ def get_models():
     return [name for name, model in config["models"].items() if "source" in model]
 
 
+def get_trained():
+    """Alignments that are trained here."""
+    return [
+        name for name, settings in config["alignments"].items() if elsewhere.is_trained(settings)
+    ]
+
+
+def get_given(kind):
+    """Alignments made elsewhere: as an adapter, or as a checkpoint."""
+    alignments = config["alignments"].items()
+    return [name for name, settings in alignments if elsewhere.made_elsewhere(settings) == kind]
+
+
+def get_adapter_runs(alignments):
+    """Runs of alignments that are adapters, and what tells of them, as far as there is any."""
+    trained, diagnosed = get_trained(), get_diagnosed()
+    return [
+        f"{run}/{file}"
+        for alignment in alignments
+        for run in get_aligned_runs([alignment])
+        for file in ["adapter/adapter_model.safetensors"]
+        + ["training.tsv"] * (alignment in trained)
+        + ["diagnostics.tsv"] * (alignment in diagnosed)
+    ]
+
+
+def get_diagnosed():
+    """Alignments with a reference, the base without the adapter, and items to try both on."""
+    return [
+        name
+        for name in [*get_trained(), *get_given("adapter")]
+        if config["alignments"][name]["target"]
+    ]
+
+
+def only(names):
+    """Regular expression of a wildcard that is one of these names; of none, if there is none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+def get_adapter_source(wildcards):
+    """Where an adapter that was made elsewhere comes from."""
+    run = f"{wildcards.alignment}/seed{wildcards.seed}"
+    return elsewhere.source_of(config, wildcards.model, run)
+
+
+def get_source(wildcards):
+    """Where a model, or a checkpoint beside it, comes from."""
+    return elsewhere.fetched(config, wildcards.model)[1]
+
+
+def get_fetched():
+    """Names under resources/models: the models, and checkpoints beside them."""
+    return [*config["models"], *elsewhere.checkpoints(config)]
+
+
+def get_bbq_settings(wildcards):
+    """Where the published files of BBQ come from."""
+    return {key: config["bbq"][key] for key in ("type", "path") if key in config["bbq"]}
+
+
 def get_bbq_source(wildcards):
     """The user's files of BBQ, if they are what the data come from."""
     return [config["bbq"]["path"]] if config["bbq"]["type"] == "path" else []
 
 
-def get_model_source(wildcards):
-    """The user's model files, so that a change of them is noticed."""
-    source = config["models"][wildcards.model]["source"]
+def get_data(wildcards):
+    """Items and metadata of an attribute: of BBQ, or of a further set."""
+    return config["bbq"]["sets"].get(wildcards.attribute) or {
+        "data": "resources/bbq/{attribute}.jsonl",
+        "metadata": "resources/bbq/additional_metadata.csv",
+    }
+
+
+def files_of(source, patterns):
+    """A user's files that are used, so that a change of them is noticed."""
     if source["type"] != "path":
         return []
-    folder = Path(source["path"])
-    return sorted(str(file) for file in folder.glob("*") if file.is_file()) or [str(folder)]
+    return list(map(str, downloads.source_files(source["path"], patterns)))
+
+
+def get_model_source(wildcards):
+    """The user's model files."""
+    return files_of(get_source(wildcards), downloads.MODEL_FILES)
+
+
+def get_adapter_files(wildcards):
+    """The user's adapter files."""
+    return files_of(get_adapter_source(wildcards), downloads.ADAPTER_FILES)
+
+
+def get_trained_on(wildcards):
+    """What says which items an alignment made elsewhere was trained on, if anything does."""
+    return config["alignments"][wildcards.alignment]["trained_on"] or []
+
+
+def get_settings(name):
+    """Settings of a model; those of its base are a checkpoint's too."""
+    model, _ = elsewhere.checkpoints(config).get(name, (name, None))
+    return config["models"][model]
+
+
+def weights_of(name):
+    """Folder of the weights of a model or checkpoint: as fetched, or quantised from those."""
+    quantized = get_settings(name)["quantization"] == "nf4"
+    return f"resources/models/{name}.nf4" if quantized else f"resources/models/{name}"
 
 
 def get_weights(wildcards):
-    """Folder of the weights that a model computes with: as fetched, or quantised from those."""
-    quantized = config["models"][wildcards.model]["quantization"] == "nf4"
-    return "resources/models/{model}.nf4" if quantized else "resources/models/{model}"
+    """Folder of the weights that a model computes with."""
+    return weights_of(wildcards.model)
+
+
+def get_run_weights(wildcards):
+    """Folder of the weights that a run computes with: its base's, or its checkpoint's."""
+    own = elsewhere.checkpoint(config, wildcards.model, wildcards.run)
+    return weights_of(own or wildcards.model)
+
+
+def get_base(wildcards):
+    """Folder of the base, with whose tokenizer a checkpoint's is compared."""
+    own = elsewhere.checkpoint(config, wildcards.model, wildcards.run)
+    return "resources/models/{model}" if own else []
 
 
 def get_model_configs(wildcards):
@@ -99,9 +216,16 @@ def get_pairs_settings(wildcards):
     return {key: alignment[key] for key in ("target", "pairs")}
 
 
+def get_pairs_format(wildcards):
+    """Form of the pairs that an adapter is diagnosed on: as trained, or as evaluated."""
+    if wildcards.alignment in get_trained():
+        return config["alignments"][wildcards.alignment]["pairs"]["format"]
+    return "cloze" if config["evaluation"]["scoring"] == "cloze" else "three_option"
+
+
 def get_adapter(wildcards):
-    """Adapter of an aligned run; nothing for the base."""
-    if wildcards.run == "base":
+    """Adapter of an aligned run; nothing for the base, nor for a checkpoint."""
+    if wildcards.run == "base" or elsewhere.checkpoint(config, wildcards.model, wildcards.run):
         return []
     return multiext(
         "results/{study}/{model}/{run}/adapter/adapter_",
@@ -194,8 +318,7 @@ def get_all_heldout(wildcards):
     if len(get_models()) == len(config["models"]):
         return []
     return expand(
-        "results/{{study}}/pairs/{alignment}/heldout.parquet",
-        alignment=[name for name, target in get_targets(wildcards).items() if target],
+        "results/{{study}}/pairs/{alignment}/heldout.parquet", alignment=config["alignments"]
     )
 
 
@@ -242,15 +365,16 @@ def get_evaluation(wildcards):
 
 
 def get_model_settings(wildcards):
-    """How a model's weights are loaded: the same before and after alignment."""
+    """How a model is loaded and spoken to: the same before and after alignment."""
     model = config["models"][wildcards.model]
-    return {key: model[key] for key in ("quantization", "dtype")}
+    keys = ["quantization", "dtype"] + ["chat_template"] * bool(model.get("chat_template"))
+    return {key: model[key] for key in keys}
 
 
 wildcard_constraints:
     study=re.escape(config["study"]),
-    model="|".join(map(re.escape, config["models"])),
-    alignment="|".join(map(re.escape, config["alignments"])),
-    seed="|".join(map(str, config["seeds"])),
-    run="base|" + "|".join(map(re.escape, get_aligned_runs())),
-    attribute="|".join(BBQ["attributes"]),
+    model=only(config["models"]),
+    alignment=only(config["alignments"]),
+    seed=only(map(str, config["seeds"])),
+    run=only(["base", *get_aligned_runs()]),
+    attribute=only([*BBQ["attributes"], *config["bbq"]["sets"]]),

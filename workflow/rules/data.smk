@@ -1,8 +1,7 @@
 rule fetch_bbq:
     """Fetch BBQ as published, and check every file against its hash."""
     input:
-        pins="resources/bbq.yaml",
-        folder=get_bbq_source,
+        get_bbq_source,
     output:
         data=expand("resources/bbq/{attribute}.jsonl", attribute=BBQ["attributes"]),
         metadata="resources/bbq/additional_metadata.csv",
@@ -17,7 +16,8 @@ rule fetch_bbq:
         mem_mb=2000,
         runtime=30,
     params:
-        source=lookup("bbq", within=config),
+        source=get_bbq_settings,
+        pins=BBQ,
     script:
         "../scripts/fetch_bbq.py"
 
@@ -30,6 +30,8 @@ rule fetch_model:
         directory("resources/models/{model}"),
     log:
         "resources/models/{model}.log",
+    wildcard_constraints:
+        model=only(get_fetched()),
     conda:
         "../../envs/model.yaml"
     threads: 2
@@ -37,7 +39,7 @@ rule fetch_model:
         mem_mb=16000,
         runtime=240,
     params:
-        source=lookup("models/{model}/source", within=config),
+        source=get_source,
     script:
         "../scripts/fetch_model.py"
 
@@ -50,6 +52,8 @@ rule quantize_model:
         directory("resources/models/{model}.nf4"),
     log:
         "resources/models/{model}.nf4.log",
+    wildcard_constraints:
+        model=only(get_fetched()),
     conda:
         "../../envs/model.yaml"
     threads: 2
@@ -57,7 +61,7 @@ rule quantize_model:
         mem_mb=24000,
         runtime=60,
     params:
-        dtype=lookup("models/{model}/dtype", within=config),
+        dtype=lambda wildcards: get_settings(wildcards.model)["dtype"],
         code=fingerprint("models.quantize"),
     script:
         "../scripts/quantize_model.py"
@@ -66,8 +70,7 @@ rule quantize_model:
 rule prepare_items:
     """Make one attribute's item table: metadata joined, every fact relied upon asserted."""
     input:
-        data="resources/bbq/{attribute}.jsonl",
-        metadata="resources/bbq/additional_metadata.csv",
+        unpack(get_data),
     output:
         "results/{study}/items/{attribute}.parquet",
     log:
@@ -79,7 +82,7 @@ rule prepare_items:
         mem_mb=2000,
         runtime=10,
     params:
-        pin=lambda wildcards: BBQ["attributes"][wildcards.attribute],
+        pin=lambda wildcards: BBQ["attributes"].get(wildcards.attribute),
         code=fingerprint("data.bbq"),
     script:
         "../scripts/prepare_items.py"

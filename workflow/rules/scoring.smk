@@ -7,8 +7,9 @@ rule score_items:
     input:
         item_tables=get_items,
         heldout=get_heldout,
-        model=get_weights,
+        model=get_run_weights,
         adapter=get_adapter,
+        base=get_base,
     output:
         update(
             expand(

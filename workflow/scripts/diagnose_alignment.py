@@ -18,12 +18,13 @@ with log_to(snakemake.log[0]):
     params = snakemake.params
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = samples.evaluated_items(items, [read_table(snakemake.input.heldout)], params.blocks)
-    tokenizer = load_tokenizer(snakemake.input.model)
+    settings = dict(params.model)
+    tokenizer = load_tokenizer(snakemake.input.model, settings.pop("chat_template", None))
     pairs = preference.build_pairs(heldout, params.pairs)
     rows = encode(pairs, tokenizer, params.max_length)
     model = load_model(
         snakemake.input.model,
-        **params.model,
+        **settings,
         device=snakemake.config["machine"]["device"],
         adapter=Path(snakemake.input.adapter[0]).parent,
     )

@@ -3,15 +3,13 @@
 import tempfile
 from pathlib import Path
 
-import yaml
 from spillover.core import downloads
 from spillover.core.files import replacing
 from spillover.core.logs import log_to
 from spillover.data import bbq
 
 with log_to(snakemake.log[0]):
-    pins = yaml.safe_load(Path(snakemake.input.pins).read_text())
-    source = snakemake.params.source
+    source, pins = snakemake.params.source, snakemake.params.pins
     folder = Path(snakemake.output.metadata).parent
     if source["type"] == "path":
         files = bbq.read_folder(source["path"], pins)

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 import pandas as pd
+from spillover import study
 from spillover.core.files import (
     file_sha256,
     read_provenance,
@@ -22,12 +23,13 @@ with log_to(snakemake.log[0]):
     # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
     model_folder = Path(snakemake.input.model)
-    adapter = snakemake.input.get("adapter", [])
+    adapter, base = (snakemake.input.get(name, []) for name in ("adapter", "base"))
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
     depends_on = [params.model, params.evaluation, params.code]
-    records = (model_folder / "source.json", model_folder / "quantized.json")
+    folders = [model_folder, Path(base)] if base else [model_folder]
+    records = [folder / name for folder in folders for name in ("source.json", "quantized.json")]
     depends_on += [record.read_text() for record in records if record.exists()]
     depends_on += [file_sha256(path) for path in adapter]
     todo = {}
@@ -42,19 +44,27 @@ with log_to(snakemake.log[0]):
     if todo:
         # Only here: what is there already needs no model.
         import torch
+        from spillover.models.beside import tokenizer_beside
+        from spillover.models.check_tokenizer import check_tokenizer
         from spillover.models.load import load_model, load_tokenizer
         from spillover.scoring import scored_blocks
         from spillover.scoring.score import score
         from spillover.statistics import outcomes
 
         torch.set_num_threads(snakemake.threads)
+        settings = dict(params.model)
+        chat_template = settings.pop("chat_template", None)
+        if base:
+            tokenizer = tokenizer_beside(model_folder, base, chat_template)
+        else:
+            check_tokenizer(model_folder, study.forms(snakemake.config), chat_template)
+            tokenizer = load_tokenizer(model_folder, chat_template)
         model = load_model(
             model_folder,
-            **params.model,
+            **settings,
             device=machine["device"],
             adapter=Path(adapter[0]).parent if adapter else None,
         )
-        tokenizer = load_tokenizer(model_folder)
     for output, (of_attribute, provenance) in todo.items():
         logger.info("%s", output.stem)
         predictions = score(

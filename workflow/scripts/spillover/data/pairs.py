@@ -233,6 +233,8 @@ def manifest(items: pd.DataFrame, pairs: pd.DataFrame, heldout: pd.DataFrame) ->
         f"pairs_by_context_and_{answer}": counts("context_condition", "answer"),
         f"pairs_by_polarity_and_{answer}": counts("polarity", "answer"),
         "pairs_by_template": counts("template"),
+        # What must not be evaluated after training on it, for studies that take the adapter.
+        "items": sorted(trained["item_id"]),
         "sha256": sha256(
             json.dumps(pairs.to_dict("records"), sort_keys=True, default=list).encode()
         ),

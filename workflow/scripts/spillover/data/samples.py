@@ -1,7 +1,7 @@
 """Which items are trained on, held out and evaluated: samples and splits of whole blocks."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -74,20 +74,20 @@ def split_heldout(
 def evaluated_items(
     items: pd.DataFrame, heldout: Sequence[pd.DataFrame], n_blocks: int | None
 ) -> pd.DataFrame:
-    """Items of an attribute to evaluate: a sample of all, or of what each alignment held out.
+    """Items of an attribute to evaluate: for each alignment a sample, taken together.
 
     Parameters
     ----------
-    heldout : one table with ``item_id`` for each alignment that targets this attribute. The
-        aligned run passes its own; the base run passes all, and covers each of the samples.
+    heldout : one table with ``item_id`` for each alignment: the sample is of what it held out of
+        this attribute or, if it held out nothing of it, of all its items. The aligned run passes
+        its own; the base run passes all, and covers each of the samples.
     """
-    if not heldout:
-        return spread_blocks(items, n_blocks)
-    samples = [
-        spread_blocks(items[items["item_id"].isin(table["item_id"])], n_blocks)["item_id"]
-        for table in heldout
-    ]
-    return items[items["item_id"].isin(pd.concat(samples))]
+    samples = []
+    for table in heldout:
+        mine = items[items["item_id"].isin(table["item_id"])]
+        samples.append(spread_blocks(mine if len(mine) else items, n_blocks))
+    samples = samples or [spread_blocks(items, n_blocks)]
+    return items[items["item_id"].isin(pd.concat(samples)["item_id"])]
 
 
 def asked_items(
@@ -99,10 +99,10 @@ def asked_items(
     ----------
     heldout : held-out items (``item_id``), a table an alignment.
     """
-    parts = []
-    for _, table in items.groupby("attribute", sort=False):
-        targeted = [held for held in heldout if table["item_id"].isin(held["item_id"]).any()]
-        parts.append(evaluated_items(table, targeted, n_blocks))
+    parts = [
+        evaluated_items(table, heldout, n_blocks)
+        for _, table in items.groupby("attribute", sort=False)
+    ]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -116,3 +116,33 @@ def heldout_for(run: str, heldout: Mapping[str, pd.DataFrame]) -> list[pd.DataFr
         for name, held in heldout.items()
         if run in ("base", name) or run.startswith(f"{name}/")
     ]
+
+
+def heldout_elsewhere(
+    items: pd.DataFrame, trained_on: Collection[str], exclude: str | None = None
+) -> pd.DataFrame:
+    """Items of the targeted attributes that training elsewhere has not seen.
+
+    Parameters
+    ----------
+    items : item tables of the attributes that the alignment targets.
+    trained_on : ids of the items that it was trained on; none if that is not known.
+    exclude : as in :func:`exclude_groups`.
+
+    Raises
+    ------
+    InputError
+        If it was trained on items that are not of its targets, or none of one is left.
+    """
+    strange = set(trained_on) - set(items["item_id"])
+    if strange:
+        raise InputError(
+            f"{len(strange)} of its {len(set(trained_on))} items are none of its target's "
+            f"attributes (first: {min(strange)}); expected ids such as {items['item_id'].iloc[0]}"
+        )
+    left = exclude_groups(items, exclude)
+    left = left[~left["item_id"].isin(trained_on)]
+    for attribute in items["attribute"].unique():
+        if attribute not in left["attribute"].values:
+            raise InputError(f"of {attribute} none is left to evaluate")
+    return left

@@ -143,6 +143,6 @@ def heldout_elsewhere(
     left = exclude_groups(items, exclude)
     left = left[~left["item_id"].isin(trained_on)]
     for attribute in items["attribute"].unique():
-        if attribute not in left["attribute"].values:
+        if not left["attribute"].eq(attribute).any():
             raise InputError(f"of {attribute} none is left to evaluate")
     return left

@@ -77,6 +77,17 @@ def test_a_model_comes_whole_with_the_commit_it_resolved_to(fetch, hub):
     assert same_files(folder, hub)
 
 
+def test_weights_in_a_second_format_pickles_and_code_stay_where_they_are(fetch, hub):
+    wanted = dict(hub.files)
+    more = ["consolidated.safetensors", "pytorch_model.bin", "modeling_own.py"]
+    hub.files |= dict.fromkeys(more, b"not wanted")
+    done, folder = fetch()
+    assert done.returncode == 0, done.stderr
+    assert not set(more) & set(hub.served)
+    hub.files = wanted
+    assert same_files(folder, hub)
+
+
 def test_a_broken_connection_is_taken_up_where_it_broke(fetch, hub):
     # The client writes pieces of 10 MiB: what came of a smaller one is lost.
     hub.files["model.safetensors"] = bytes(range(256)) * 100_000
@@ -142,6 +153,25 @@ def test_a_folder_is_linked_not_copied(tiny_folder, tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: expected a folder"):
         downloads.fetch_model({"type": "path", "path": "nowhere"}, tmp_path / "model")
+
+
+def test_errors_name_the_users_key_and_place_and_no_temporary_folder(tmp_path):
+    source = {"type": "hub", "repo": "owner/name"}
+    with (
+        pytest.raises(InputError, match=r"^models\.a\.source: owner/name/config.json: not JSON$"),
+        downloads.told_of("models.a.source", source, tmp_path / ".a.123"),
+    ):
+        raise InputError(f"{tmp_path / '.a.123' / 'config.json'}: not JSON")
+
+
+def test_an_adapter_is_its_two_files_and_its_card(tmp_path):
+    (tmp_path / "theirs").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "README.md", "optimizer.pt"):
+        (tmp_path / "theirs" / name).write_text(name)
+    source = {"type": "path", "path": str(tmp_path / "theirs")}
+    downloads.fetch_adapter(source, tmp_path / "ours")
+    found = sorted(file.name for file in (tmp_path / "ours").iterdir())
+    assert found == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_a_wheel_with_another_hash_is_refused(tmp_path):

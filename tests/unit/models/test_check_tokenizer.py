@@ -76,6 +76,14 @@ def other_tokenizer(folder):
     write(folder, "config.json", vocab_size=300)
 
 
+def larger_tokenizer(folder):
+    """By a word that the example does not have."""
+    core = folder / "tokenizer.json"
+    tokens = json.loads(core.read_text())
+    tokens["model"]["vocab"]["zzz"] = 448
+    core.write_text(json.dumps(tokens))
+
+
 def foreign_template(folder):
     """Writes a token that was added and that the model does not have."""
     tokenizer = load_tokenizer(folder)
@@ -100,6 +108,7 @@ CHAT = ALL - {"plain"}
         (no_eos, set(), ""),
         (no_eos_nor_end, {"cloze", "generate"}, "end"),
         (other_tokenizer, ALL, "outside of the model's vocabulary of 300"),
+        (larger_tokenizer, ALL, r"\('zzz'\) is outside of the model's vocabulary"),
         (foreign_template, CHAT, r"\('<49>'\) is outside of the model's vocabulary of 448"),
     ],
 )

@@ -80,6 +80,24 @@ def test_card_names_the_base_the_data_and_the_settings(tmp_path):
     for part in ("abc123", "f00", "| 12,", "| seed | 3 |", "loss:\n  - ipo", "r: 8", "nf4"):
         assert part in body
     assert "aligned by DPO for fairness" in body
+    assert "chat_template" not in body
+
+
+def test_card_names_the_arguments_of_the_chat_template(tmp_path):
+    model_card.write(
+        tmp_path,
+        {},
+        settings={"lora": {"r": 8}},
+        chat_template={"reasoning_effort": "low"},
+        quantization="none",
+        dtype="float32",
+        n_pairs=12,
+        pairs_sha256="f00",
+        seed=3,
+        results=None,
+    )
+    body = (tmp_path / "README.md").read_text()
+    assert "chat_template:\n  reasoning_effort: low\nlora:\n  r: 8\n```" in body
 
 
 def test_the_card_of_a_control_says_that_it_is_one(tmp_path):

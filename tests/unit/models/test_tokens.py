@@ -130,6 +130,13 @@ def test_texts_that_are_joined_with_the_prompt_begin_at_one_place():
     assert len({text[0] for text in texts}) > 1
 
 
+def test_a_span_is_never_empty():
+    tokenizer = tiny_models.tokenizer()
+    prompt, texts = encode_continuations(tokenizer, PLAIN, ["", " The grandson"])
+    assert prompt == tokenizer.encode(PLAIN)[:-1]
+    assert [text[0] for text in texts] == tokenizer.encode(PLAIN)[-1:] * 2
+
+
 def test_a_prompt_of_which_nothing_is_left_is_refused():
     tokenizer = tiny_models.tokenizer(joins=True)
     with pytest.raises(InputError, match="joins 'A:' with what follows") as told:

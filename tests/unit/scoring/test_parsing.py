@@ -120,3 +120,31 @@ def test_the_reason_is_told():
     assert reason("A or B") == "several options"
     assert reason("Not A") == "no option affirmed"
     assert reason("") == "empty"
+
+
+@pytest.mark.parametrize(
+    ("response", "said"),
+    [
+        ("B", "B"),
+        ("<think>A or B? A.</think>\n\nB", "\n\nB"),
+        ("It may be A.</think>B", "B"),
+        ("<think>A</think>B<think>C</think>A", "A"),
+        ("<think>A, since", None),
+        ("B<think>or", None),
+        ("[THINK]A[/THINK]B", "B"),
+        ("<|channel>thought\nA<channel|>B", "B"),
+        (
+            "<|channel|>analysis<|message|>A<|end|><|start|>assistant<|channel|>final<|message|>B",
+            "B",
+        ),
+        ("<|channel|>analysis<|message|>A", None),
+        (" to=self<|message|>A<|eom|><|start|>assistant to=user<|message|>B", "B"),
+    ],
+)
+def test_what_follows_the_last_thought_is_said(response, said):
+    assert parsing.spoken(response) == said
+
+
+def test_a_thought_that_the_prompt_opened_must_be_closed():
+    assert parsing.spoken("A, since", opened=True) is None
+    assert parsing.spoken("A?</think>B", opened=True) == "B"

@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace, kind: str) -> dict:
         common = {
             "args": args,
             "processing_class": tokenizer,
-            "peft_config": lora_config(LORA),
+            "peft_config": lora_config(LORA, model),
             "callbacks": [Clock()],
         }
         if kind == "stock":

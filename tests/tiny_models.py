@@ -21,12 +21,137 @@ SENTENCES = [
     "user assistant system A. B. C.",
 ]
 
-# What the architectures differ in. Mistral's window is shorter than a BBQ prompt, so that a
-# test notices when it is left out.
+# What the architectures differ in, beside :data:`SHAPE`. Windows and chunks are shorter than a
+# BBQ prompt, caps low enough to bite, so that a test notices when one is left out.
+EXPERTS = {"num_experts_per_tok": 2}
+SMALL_HEADS = {"head_dim": 16}
+MAMBA = {
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_n_groups": 1,
+    "mamba_d_state": 16,
+    "mamba_d_conv": 4,
+    "mamba_chunk_size": 16,
+}
+GEMMA2 = SMALL_HEADS | {
+    "sliding_window": 48,
+    "query_pre_attn_scalar": 16,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 4.0,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+GEMMA3 = SMALL_HEADS | {
+    "sliding_window": 48,
+    "query_pre_attn_scalar": 16,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+LINEAR_ATTENTION = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 ARCHITECTURES = {
     "llama": {},
     "mistral": {"sliding_window": 48},
     "qwen2": {},
+    "qwen3": SMALL_HEADS,
+    "phi": {},
+    "phi3": {"sliding_window": 48},
+    "olmo2": {},
+    "gpt2": {"n_positions": 2048},
+    "gpt_neox": {},
+    "bloom": {},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "smollm3": {"no_rope_layers": [1, 0]},
+    "granite": {
+        "logits_scaling": 4.0,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.1,
+        "residual_multiplier": 0.5,
+    },
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {
+        "logit_scale": 0.25,
+        "sliding_window": 48,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma2": GEMMA2,
+    "gemma3_text": GEMMA3,
+    "gemma3": {
+        "text_config": GEMMA3,
+        "vision_config": {
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 4,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 1,
+    },
+    "llama4_text": SMALL_HEADS
+    | {
+        "attention_chunk_size": 48,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 2,
+        "intermediate_size_mlp": 128,
+        "no_rope_layers": [1, 0],
+    },
+    "gpt_oss": SMALL_HEADS
+    | EXPERTS
+    | {
+        "num_local_experts": 4,
+        "sliding_window": 48,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "qwen3_moe": SMALL_HEADS | EXPERTS | {"num_experts": 4, "moe_intermediate_size": 64},
+    "olmoe": EXPERTS | {"num_experts": 4},
+    "mixtral": EXPERTS | {"num_local_experts": 4},
+    "granitemoe": EXPERTS | {"num_local_experts": 4, "logits_scaling": 4.0},
+    "deepseek_v3": EXPERTS
+    | {
+        "num_key_value_heads": 4,
+        "n_routed_experts": 4,
+        "n_group": 2,
+        "topk_group": 1,
+        "moe_intermediate_size": 64,
+        "first_k_dense_replace": 1,
+        "kv_lora_rank": 32,
+        "q_lora_rank": 32,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+    },
+    "qwen3_next": SMALL_HEADS
+    | EXPERTS
+    | LINEAR_ATTENTION
+    | {
+        "num_experts": 4,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 64,
+    },
+    "falcon_h1": MAMBA | {"mamba_d_ssm": 128, "lm_head_multiplier": 0.5},
+    "bamba": MAMBA | {"attn_layer_indices": [1]},
+    "jamba": EXPERTS
+    | {
+        "num_experts": 4,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 16,
+        "mamba_dt_rank": 16,
+        "use_mamba_kernels": False,
+    },
+    "lfm2": {
+        "block_auto_adjust_ff_dim": False,
+        "layer_types": ["conv", "full_attention"],
+    },
+    "mamba": {"state_size": 16, "time_step_rank": 16},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 1, "state_size": 16, "chunk_size": 16},
 }
 
 
@@ -96,9 +221,10 @@ def make(
         # Larger than usual, so that answers of the random model differ between prompts.
         "initializer_range": 0.2,
     }
-    config = AutoConfig.for_model(
-        architecture, **(settings | ARCHITECTURES[architecture] | changes)
-    )
+    own = ARCHITECTURES[architecture] | changes
+    if "text_config" in own:  # a wrapper
+        own = own | {"text_config": settings | own["text_config"]}
+    config = AutoConfig.for_model(architecture, **(settings | own))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

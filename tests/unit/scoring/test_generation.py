@@ -7,8 +7,8 @@ import torch
 from spillover.core.errors import InputError
 from spillover.models import prefix_tree
 from spillover.models.load import load_model
-from spillover.scoring import engine
 from spillover.scoring.engine import Engine, Prompt
+from spillover.scoring.trials import attention_window
 
 STEPS = 7
 
@@ -129,6 +129,7 @@ def test_trees_go_through_once_and_then_one_token_a_sequence(model, passes):
     stop = stops_of_some(model, blocks)
     expected = expected_of(model, blocks, stop)
     running = Engine(model, 100_000)
+    running.trials.share(40)  # which takes passes of its own
     passes.clear()
     with torch.inference_mode():
         running.generate(blocks, STEPS, stop)
@@ -157,6 +158,7 @@ def test_sharing_sends_fewer_tokens_through_the_model(model, passes):
     for trees in (True, False):
         running = Engine(model)
         running.takes_trees = trees
+        running.trials.share(40)
         passes.clear()
         with torch.inference_mode():
             running.generate(blocks, 4, [0])
@@ -177,7 +179,7 @@ def test_all_stopped_ends_the_batch(model, passes):
 def test_a_window_that_the_text_would_leave_takes_the_plain_path(tmp_path, caplog):
     folder = tiny_models.make(tmp_path / "model", "mistral")
     mistral = load_model(folder, "none", "float32", "cpu")
-    assert engine.attention_window(mistral) == 48
+    assert attention_window(mistral) == 48
     blocks = [[Prompt(tuple(range(3, 43))), Prompt(tuple(range(4, 43)))]]
     with caplog.at_level("INFO"):
         assert generate(mistral, blocks, [0], 8) == expected_of(mistral, blocks, [0], 8)

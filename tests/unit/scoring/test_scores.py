@@ -10,9 +10,9 @@ from spillover.data import prompts
 from spillover.data.bbq import UNKNOWN_PHRASES
 from spillover.models.load import load_model, load_tokenizer
 from spillover.models.tokens import encode_chat
-from spillover.scoring import engine
 from spillover.scoring.engine import Engine
 from spillover.scoring.score import score
+from spillover.scoring.trials import Trials, attention_window
 
 
 def items_for(model) -> pd.DataFrame:
@@ -169,8 +169,8 @@ def test_generated_text_is_that_of_plain_greedy_steps(loaded):
 def test_a_window_shorter_than_the_prompts_takes_the_plain_path(tmp_path, caplog):
     folder = tiny_models.make(tmp_path / "model", "mistral")
     model, tokenizer = load_model(folder, "none", "float32", "cpu"), load_tokenizer(folder)
-    assert engine.attention_window(model) == 48
-    assert Engine(model).takes_trees
+    assert attention_window(model) == 48
+    assert Engine(model).trials.share(48)
     with caplog.at_level("INFO"):
         score(make_items(1), model, tokenizer)
     assert "attention reaches back 48" in caplog.text
@@ -184,13 +184,13 @@ def test_sharing_prefixes_saves_tokens(llama, monkeypatch):
         lambda module, inputs, output: seen.append(output.shape[0] * output.shape[1])
     )
 
-    def tokens():
+    def tokens(share):
+        # In the place of the trials, which take passes of their own.
+        monkeypatch.setattr(Trials, "share", lambda self, depth: share)
         seen.clear()
         score(make_items(3), model, tokenizer, option_orders="all")
         return sum(seen)
 
-    shared = tokens()
-    monkeypatch.setattr(engine, "takes_trees", lambda model: False)
-    plain = tokens()
+    shared, plain = tokens(True), tokens(False)
     hook.remove()
     assert shared < plain / 3

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from peft import PeftModel
 
-from spillover.alignment.shared_prefix_dpo import sequences_of, tree_of
+from spillover.alignment.shared_prefix_dpo import obstacle, sequences_of, tree_of
 from spillover.models import prefix_tree
 
 
@@ -41,12 +41,13 @@ def diagnose(
     """
     model.eval()
     sums: dict[str, list] = {"base": [], "aligned": []}
+    share = obstacle(model, pairs) is None
     sizes = [len(tree_of([pair])) for pair in pairs]
     for part in prefix_tree.batches(sizes, tokens_per_batch):
         with torch.no_grad():
-            aligned = _answers(model, [pairs[i] for i in part])
+            aligned = _answers(model, [pairs[i] for i in part], share)
             with model.disable_adapter():
-                base = _answers(model, [pairs[i] for i in part])
+                base = _answers(model, [pairs[i] for i in part], share)
         sums["aligned"].append((*aligned, _kl(aligned[2], base[2])))
         sums["base"].append((*base, _kl(base[2], base[2])))
     rows = []
@@ -67,15 +68,27 @@ def diagnose(
     return pd.DataFrame(rows)
 
 
-def _answers(model, pairs: Sequence[Mapping]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _answers(
+    model, pairs: Sequence[Mapping], share: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probability of each pair's chosen and rejected answer, and of every first token."""
-    tree = tree_of(pairs)
-    ends = [
-        path[len(prompt) - 1 :]
-        for (prompt, _), path in zip(sequences_of(pairs), tree.paths, strict=True)
-    ]
-    nodes, places = np.unique(np.concatenate(ends), return_inverse=True)
-    scores = prefix_tree.logits_at(model, tree, nodes).double().log_softmax(-1)[places].cpu()
+    if share:
+        tree = tree_of(pairs)
+        ends = [
+            path[len(prompt) - 1 :]
+            for (prompt, _), path in zip(sequences_of(pairs), tree.paths, strict=True)
+        ]
+        nodes, places = np.unique(np.concatenate(ends), return_inverse=True)
+        logits = prefix_tree.logits_at(model, tree, nodes)
+    else:
+        contexts = [prompt + answer[:-1] for prompt, answer in sequences_of(pairs)]
+        ends = [
+            np.arange(len(prompt) - 1, len(context))
+            for (prompt, _), context in zip(sequences_of(pairs), contexts, strict=True)
+        ]
+        logits = torch.cat(prefix_tree.logits_of_sequences(model, contexts, ends))
+        places = slice(None)
+    scores = logits.double().log_softmax(-1)[places].cpu()
     tokens = torch.tensor([token for _, answer in sequences_of(pairs) for token in answer])
     each = scores.gather(1, tokens[:, None])[:, 0]
     lengths = [len(answer) for _, answer in sequences_of(pairs)]

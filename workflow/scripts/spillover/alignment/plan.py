@@ -7,6 +7,7 @@ memory.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from spillover.alignment import trainer
 from spillover.alignment.encoding import encode
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, complete, skeleton
 from spillover.alignment.shared_prefix_dpo import tree_of
+from spillover.models.architecture import attention, backbone
 from spillover.models.load import load_tokenizer, resolve_device
+from spillover.models.nf4 import left_in_full, quantized_layers
 
 GB = 1e9
 # Bytes of state that an optimiser keeps for each trained parameter (Dettmers et al. 2022 for
@@ -42,29 +45,27 @@ def weight_bytes(model: torch.nn.Module, quantization: str, dtype: str) -> int:
     """Bytes of a model's weights as :func:`load.load_model` holds them.
 
     NF4 with double quantisation (Dettmers et al. 2023, section 3): a parameter takes 4 bits;
-    each block of 64 has a scale of 8 bits; each 256 of those, one of 32. The output head, the
-    embeddings and what is no linear layer stay in ``dtype``.
+    each block of 64 has a scale of 8 bits; each 256 of those, one of 32. What is not quantised
+    (:func:`spillover.models.nf4.quantized_layers`) stays in ``dtype``, or in float32 where the
+    class wants it.
 
     Parameters
     ----------
     model : without adapter, on any device.
     """
-    width = torch.finfo(getattr(torch, dtype)).bits // 8
-    head = model.get_output_embeddings()
-    quantized = {
-        id(module.weight)
-        for module in model.modules()
-        if quantization == "nf4" and isinstance(module, torch.nn.Linear) and module is not head
-    }
+    dtype = getattr(torch, dtype)
+    layers = quantized_layers(model) if quantization == "nf4" else []
+    quantized = {id(layer.weight) for layer in layers}
+    in_float32 = re.compile("|".join(model._get_dtype_plan(dtype)) or "$^")
     total = 0
-    for parameter in model.parameters():  # tied ones come once
+    for name, parameter in model.named_parameters():  # tied ones come once
         n = parameter.numel()
         if id(parameter) in quantized:
             blocks = math.ceil(n / 64)
             # Beside the scales: their mean, the 16 values of NF4 and the 256 of the scales.
             total += math.ceil(n / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * (1 + 16 + 256)
         else:
-            total += n * width
+            total += n * (4 if in_float32.search(name) else dtype.itemsize)
     return total
 
 
@@ -74,7 +75,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, mask):
-        output = torch.empty_like(query)
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
         normalisers = query.new_empty(query.shape[:-1], dtype=torch.float32)
         numbers = mask.to(query.dtype)
         ctx.save_for_backward(query, key, value, output, normalisers, numbers)
@@ -82,7 +83,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return gradient, gradient, gradient, None
+        return (*map(torch.empty_like, ctx.saved_tensors[:3]), None)
 
 
 def _attention(module, query, key, value, attention_mask, **kwargs):
@@ -101,7 +102,7 @@ def activation_bytes(model: torch.nn.Module, n_tokens: int) -> int:
 
     Parameters
     ----------
-    model : with its adapter, on the meta device, with attention ``plan``.
+    model : with its adapter, on the meta device, with attention ``plan`` or ``eager``.
     """
     parameters = {id(parameter) for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
@@ -112,15 +113,21 @@ def activation_bytes(model: torch.nn.Module, n_tokens: int) -> int:
             kept[storage._cdata] = tensor
         return tensor
 
-    backbone = model.get_base_model().base_model
+    run = backbone(model.get_base_model())
     model.train()
+    eager = model.config._attn_implementation == "eager"
+    mask = model.dtype if eager else torch.bool
+    inputs = {
+        "input_ids": torch.zeros(1, n_tokens, dtype=torch.long, device="meta"),
+        "position_ids": torch.zeros(1, n_tokens, dtype=torch.long, device="meta"),
+        "attention_mask": torch.ones(1, 1, n_tokens, n_tokens, dtype=mask, device="meta"),
+    }
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        backbone(
-            input_ids=torch.zeros(1, n_tokens, dtype=torch.long, device="meta"),
-            position_ids=torch.zeros(1, n_tokens, dtype=torch.long, device="meta"),
-            attention_mask=torch.ones(1, 1, n_tokens, n_tokens, dtype=torch.bool, device="meta"),
-            use_cache=False,
-        )
+        try:
+            run(**inputs, use_cache=False)
+        except (TypeError, ValueError, RuntimeError):  # one that takes no trees
+            kept.clear()
+            run(input_ids=inputs["input_ids"], use_cache=False)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     return sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights
@@ -173,7 +180,8 @@ def memory(
     width = torch.finfo(getattr(torch, dtype)).bits // 8
     base = skeleton(model_folder, dtype=dtype)
     weights = weight_bytes(base, quantization, dtype)
-    model = skeleton(model_folder, lora, dtype=dtype, attention="plan")
+    counted = attention(base.config) == "sdpa" and base._supports_attention_backend
+    model = skeleton(model_folder, lora, dtype=dtype, attention="plan" if counted else "eager")
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     config = base.config.get_text_config()
     activations = activation_bytes(model, n_tokens)
@@ -183,9 +191,7 @@ def memory(
         activations = config.num_hidden_layers * n_tokens * config.hidden_size * width
     if quantization == "nf4":
         transient += width * max(
-            module.weight.numel()
-            for module in base.modules()
-            if isinstance(module, torch.nn.Linear) and module is not base.get_output_embeddings()
+            (layer.weight.numel() for layer in quantized_layers(base)), default=0
         )
     return {
         "weights": weights,
@@ -293,6 +299,19 @@ def disk_bytes(job: Mapping) -> int:
     return weight_bytes(skeleton(job["model_folder"], dtype=job["dtype"]), "nf4", job["dtype"])
 
 
+def not_quantised(job: Mapping) -> str:
+    """What of a model NF4 leaves as it is beside embeddings and output head, in words.
+
+    The experts of a mixture above all; empty if there is nothing, or nothing is quantised.
+    """
+    if job["quantization"] != "nf4":
+        return ""
+    base = skeleton(job["model_folder"])
+    left = left_in_full(base, {id(layer.weight) for layer in quantized_layers(base)})
+    size = sum(left.values()) * getattr(torch, job["dtype"]).itemsize / GB
+    return f"{size:.3f} GB in {job['dtype']}: {', '.join(left)}" if left else ""
+
+
 def tokens_per_batch(job: Mapping, machine: Mapping) -> int | None:
     """Tokens of a forward pass that a job trains with: on a GPU, what was planned for it.
 
@@ -322,13 +341,14 @@ def plan(
 
     Returns
     -------
-    One row a job (``model``, ``alignment``, what :func:`choose` gives, and ``nf4_disk``, bytes of
-    the model's quantised weights, which are stored once), and lines for people.
+    One row a job (``model``, ``alignment``, what :func:`choose` gives, ``nf4_disk``, bytes of
+    the model's quantised weights, which are stored once, and :func:`not_quantised`), and lines
+    for people.
     """
     rows = [
         {"model": job["model"], "alignment": job["alignment"]}
         | choose(job, machine, gradient_checkpointing)
-        | {"nf4_disk": disk_bytes(job)}
+        | {"nf4_disk": disk_bytes(job), "not_quantised": not_quantised(job)}
         for job in jobs
     ]
     lines = [line for row in rows for line in _lines(row, machine["gpu_memory"])]
@@ -349,6 +369,8 @@ def _lines(row: Mapping, gpu_memory: float | None) -> list[str]:
             f"  {row['nf4_disk'] / GB:.3f} GB of disk for the quantised weights of {row['model']}, "
             "once"
         )
+    if row["not_quantised"]:
+        lines.append(f"  of its weights are not quantised {row['not_quantised']}")
     if gpu_memory is not None:
         verdict = "fits into" if row["fits"] else "does NOT fit into"
         lines.append(f"  {verdict} {USABLE:.0%} of {gpu_memory:g} GB")

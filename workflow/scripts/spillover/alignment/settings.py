@@ -14,7 +14,8 @@ from spillover.core.errors import InputError
 
 if TYPE_CHECKING:
     import torch
-    from peft import LoraConfig
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
 
 OBJECTIVE = {
     # TRL's loss types, added with loss_weights (all 1 if null).
@@ -35,7 +36,8 @@ LORA = {
     "alpha": 32,
     # Probability with which an input of the adapter is dropped in training.
     "dropout": 0.05,
-    # all-linear (every linear layer but the output head), or names of modules.
+    # all-linear (every linear layer but the output head and what alignment/modules.py leaves
+    # out), or names of modules.
     "target_modules": "all-linear",
 }
 TRAINING = {
@@ -196,15 +198,22 @@ def check_training(training: Mapping, n_pairs: int, dtype: str) -> None:
         )
 
 
-def lora_config(lora: Mapping) -> "LoraConfig":
-    """PEFT's form of the settings of the adapter."""
+def lora_config(lora: Mapping, model: "PreTrainedModel") -> "LoraConfig":
+    """PEFT's form of the settings of a model's adapter."""
     from peft import LoraConfig
 
+    from spillover.alignment.modules import all_linear
+
+    target_modules = lora["target_modules"]
+    if target_modules == "all-linear":
+        names, left_out = all_linear(model)
+        # Where nothing is left out, PEFT's own word for it.
+        target_modules = names if left_out else target_modules
     return LoraConfig(
         r=lora["r"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora["dropout"],
-        target_modules=lora["target_modules"],
+        target_modules=target_modules,
         task_type="CAUSAL_LM",
     )
 
@@ -213,54 +222,72 @@ def skeleton(
     model_folder: str | Path,
     lora: Mapping | None = None,
     dtype: str = "float32",
-    attention: str = "sdpa",
+    attention: str = "eager",
 ) -> "torch.nn.Module":
     """The model of a folder without its weights (meta device), with the adapter attached.
 
     Raises
     ------
     InputError
-        If the adapter's target modules match nothing, take in the output head (TRL computes
-        log-probabilities around it, so that its adapter would never be trained), or are
-        smaller than the rank.
+        If the adapter's target modules match nothing, are none that PEFT can take, take in a
+        router or the output head (TRL computes log-probabilities around it, so that its adapter
+        would never be trained), or are smaller than the rank.
     """
     import torch
-    from peft import get_peft_model
-    from peft.tuners.lora import LoraLayer
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+    from spillover.models.architecture import read_config, without_weights
+
+    config = read_config(model_folder)
     # Shapes are those of the model as served.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            config,
-            dtype=getattr(torch, dtype),
-            attn_implementation=attention,
-            trust_remote_code=False,
-        )
-        if lora is None:
-            return model
-        try:
-            model = get_peft_model(model, lora_config(lora))
-        except ValueError as error:
-            if "target" not in str(error).lower():
-                raise
+    model = without_weights(config, dtype, attention)
+    if lora is not None:
+        with torch.device("meta"):
+            model = _with_adapter(model, lora, model_folder)
+    return model
+
+
+def _with_adapter(model: "PreTrainedModel", lora: Mapping, folder: str | Path) -> "PeftModel":
+    from peft import get_peft_model
+    from peft.tuners.lora import LoraLayer
+
+    from spillover.alignment.modules import is_router
+
+    names = lora["target_modules"]
+    try:
+        model = get_peft_model(model, lora_config(lora, model))
+    except ValueError as error:
+        message = str(error).strip().splitlines()[0]
+        if "lora_dropout" in message:
             raise InputError(
-                f"lora.target_modules: {lora['target_modules']} matches no linear layer of "
-                f"{model_folder}; expected all-linear or names such as q_proj"
+                f"lora.dropout: {names} takes in experts, on which PEFT has no dropout; set "
+                "lora.dropout: 0 or leave them out of lora.target_modules"
             ) from error
+        if "incompatible" in message or "fused" in message:
+            raise InputError(f"lora.target_modules: {message}") from error
+        if "target" not in message.lower():
+            raise
+        raise InputError(
+            f"lora.target_modules: {names} matches no linear layer of "
+            f"{folder}; expected all-linear or names such as q_proj"
+        ) from error
     if isinstance(model.get_output_embeddings(), LoraLayer):
         raise InputError(
             "lora.target_modules: the output head cannot have an adapter: TRL's trainer "
             "would never train it"
         )
     for name, layer in model.named_modules():
-        if isinstance(layer, LoraLayer) and lora["r"] > min(layer.in_features, layer.out_features):
+        if not isinstance(layer, LoraLayer):
+            continue
+        name = name.removeprefix("base_model.model.")
+        if is_router(layer.get_base_layer()):
             raise InputError(
-                f"lora.r: rank {lora['r']} is larger than the layer "
-                f"{name.removeprefix('base_model.model.')} "
+                f"lora.target_modules: the router {name} cannot have an adapter; name others"
+            )
+        if lora["r"] > min(layer.in_features, layer.out_features):
+            raise InputError(
+                f"lora.r: rank {lora['r']} is larger than the layer {name} "
                 f"({layer.in_features} x {layer.out_features})"
             )
     return model

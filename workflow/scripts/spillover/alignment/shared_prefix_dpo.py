@@ -124,15 +124,14 @@ def run_over_trees(backbone: PreTrainedModel) -> None:
 def obstacle(model: PreTrainedModel, pairs: Sequence[Mapping]) -> str | None:
     """Why a model cannot be trained over prefix trees; None if it can.
 
-    The architecture is not asked for its name: the answers of a few pairs are scored over
-    their tree and by themselves.
+    The architecture is not asked for its name: the answers of two pairs, one of them the
+    longest, are scored over their tree and by themselves.
 
     Parameters
     ----------
     pairs : with ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``.
     """
-    if getattr(model.config.get_text_config(), "router_aux_loss_coef", 0):
-        return "its experts' load is balanced over the tokens of a batch, which would differ"
+    pairs = [pairs[0], max(pairs, key=lambda pair: len(tree_of([pair])))]
     sequences = sequences_of(pairs)
     tree = tree_of(pairs)
     try:

@@ -10,11 +10,11 @@ import datasets
 import pandas as pd
 import torch
 from transformers import PrinterCallback, TrainerCallback
-from trl.trainer.utils import disable_dropout_in_model
 
 from spillover.alignment import checkpoints as saved
 from spillover.alignment import model_card
 from spillover.alignment.encoding import encode, hash_rows
+from spillover.alignment.modules import all_linear, without_noise
 from spillover.alignment.settings import (
     LORA,
     NEUTRAL,
@@ -147,11 +147,13 @@ def train(
         },
     )
     model = load_model(model_folder, quantization=quantization, dtype=dtype, device=device.type)
-    # TRL would turn off the adapter's dropout along with the base's; the base's alone must be
-    # off, for the reference to be the model that is evaluated.
-    disable_dropout_in_model(model)
+    # TRL would turn off the adapter's dropout along with the base's.
+    without_noise(model)
+    if lora["target_modules"] == "all-linear":
+        for why, layers in all_linear(model)[1].items():
+            logger.info("no adapter on %s: %s", ", ".join(layers), why)
     kind = SharedTrainer
-    reason = obstacle(model, rows[:2]) if shared_prefixes else "it is turned off"
+    reason = obstacle(model, rows) if shared_prefixes else "it is turned off"
     if reason is not None:
         kind = StockTrainer
         logger.warning("each sequence runs by itself; no prefixes are shared: %s", reason)
@@ -167,9 +169,10 @@ def train(
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=lora_config(lora),
+        peft_config=lora_config(lora, model),
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.type],
     )
+    trainer.check_log_probabilities(rows[0])
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_Checkpoints(training, checkpoints))
     trainer.add_callback(_Progress(len(rows), training["epochs"]))

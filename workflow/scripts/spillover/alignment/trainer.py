@@ -14,9 +14,10 @@ from torch.utils.data import Sampler
 from trl import DPOConfig, DPOTrainer
 
 from spillover.alignment import checkpoints as saved
-from spillover.alignment.shared_prefix_dpo import SharedPrefixDPOTrainer, tree_of
+from spillover.alignment.shared_prefix_dpo import SharedPrefixDPOTrainer, sequences_of, tree_of
 from spillover.core.errors import InputError
 from spillover.models import prefix_tree
+from spillover.models.architecture import backbone
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ def arguments(
         # A step is divided by the trainer below, not by gradient accumulation, whose parts
         # have a fixed number of pairs and the same weight whatever they hold.
         gradient_accumulation_steps=1,
+        # The loss is DPO's alone, without that which balances the load of experts.
+        router_aux_loss_coef=0.0,
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         logging_steps=1,
@@ -110,8 +113,9 @@ class _Steps:
     of pairs, so that loss and gradients of the step are the same however it is divided.
     """
 
-    def __init__(self, *args, tokens_per_batch: int, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, model, *args, tokens_per_batch: int, **kwargs):
+        backbone(model)  # where TRL finds it too
+        super().__init__(model, *args, **kwargs)
         self.tokens_per_batch = tokens_per_batch
         self.collate = self.data_collator
         self.data_collator = lambda pairs: {"pairs": pairs}
@@ -205,6 +209,37 @@ class _Steps:
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         return self.weight * super().compute_loss(model, inputs, return_outputs)
+
+    def check_log_probabilities(self, pair: dict) -> None:
+        """Refuse an architecture whose answers TRL does not score as the model itself does.
+
+        TRL computes them around the model's own forward pass, from what it knows of scales and
+        caps of logits.
+        """
+        inputs = self._prepare_inputs(self.collate([pair]))
+        completion = inputs.pop("completion_mask")
+        labels = inputs["input_ids"].masked_fill(completion == 0, -100)
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            found = self.model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
+            found = found.log_probs.sum(1)
+            expected = []
+            for prompt, answer in sequences_of([pair]):
+                ids = torch.tensor([prompt + answer], device=found.device)
+                logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+                scores = logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
+                expected.append(scores.sum())
+        self.model.train(training)
+        expected = torch.stack(expected)
+        difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
+        if difference > tolerance:
+            name = type(self.model.get_base_model()).__name__
+            raise InputError(
+                f"{name} cannot be trained: TRL's log-probabilities of an answer are off by "
+                f"{difference:.2g} of the model's own (logits that are scaled or capped)"
+            )
 
     def _check_finite(self, loss: torch.Tensor, pairs: list[dict]) -> None:
         """Stop before a gradient that is not finite reaches the weights."""

@@ -1,6 +1,7 @@
 """Causal language models: load one quantised or not, attach an adapter."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from spillover.core.errors import InputError
+from spillover.models.architecture import attention, read_config, without_weights
+from spillover.models.nf4 import left_in_full, skipped
+
+logger = logging.getLogger(__name__)
 
 # In a folder of weights that were quantised before (:mod:`spillover.models.quantize`): how.
 RECORD = "quantized.json"
@@ -67,7 +72,10 @@ def load_model(
     device: str = "auto",
     adapter: str | Path | None = None,
 ) -> torch.nn.Module:
-    """A causal language model in evaluation mode, on one device, with SDPA attention.
+    """A causal language model in evaluation mode, on one device.
+
+    Its attention is torch's SDPA where its class has that, or else transformers' own; which
+    one is logged.
 
     Parameters
     ----------
@@ -80,12 +88,15 @@ def load_model(
     Raises
     ------
     InputError
-        If there is no such device, or the folder was quantised for another dtype.
+        If there is no such device, the folder was quantised for another dtype, or nothing of
+        it can be quantised.
     """
     device = resolve_device(device)
     stored = _check_record(Path(folder), quantization, dtype)
     if quantization == "nf4" and device.type == "cpu":
         _keep_weights_as_quantized()
+    config = read_config(folder)
+    implementation = attention(config)
     settings = {}
     if quantization == "nf4" and not stored:
         settings["quantization_config"] = BitsAndBytesConfig(
@@ -93,21 +104,43 @@ def load_model(
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, dtype),
+            llm_int8_skip_modules=skipped(without_weights(config)),
         )
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
         device_map={"": device},
-        attn_implementation="sdpa",
+        attn_implementation=implementation,
         local_files_only=True,
         trust_remote_code=False,
         **settings,
     )
+    logger.info("%s, attention: %s", type(model).__name__, implementation)
+    if quantization == "nf4":
+        _tell_what_is_left(model, dtype)
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
     return model.eval()
+
+
+def _tell_what_is_left(model: torch.nn.Module, dtype: str) -> None:
+    """Log which matrices are not quantised; an error if none is."""
+    quantized = {id(p) for p in model.parameters() if type(p).__name__ == "Params4bit"}
+    if not quantized:
+        raise InputError(
+            f"quantization: nf4 is asked for, and bitsandbytes quantises no layer of a "
+            f"{type(model).__name__}; set quantization: none"
+        )
+    left = left_in_full(model, quantized)
+    if left:
+        logger.warning(
+            "not quantised, %.3f GB in %s: %s",
+            sum(left.values()) * getattr(torch, dtype).itemsize / 1e9,
+            dtype,
+            ", ".join(left),
+        )
 
 
 def _check_record(folder: Path, quantization: str, dtype: str) -> bool:

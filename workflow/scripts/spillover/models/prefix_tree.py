@@ -41,12 +41,13 @@ class PrefixTree:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def attention_mask(self, window: int | None = None) -> np.ndarray:
+    def attention_mask(self, window: int | None = None, chunk: int | None = None) -> np.ndarray:
         """Boolean (n, n): whether the row's token attends to the column's: itself, ancestors.
 
         Parameters
         ----------
         window : length of a sliding window: only that many tokens back, itself among them.
+        chunk : length of the chunks that a sequence is divided into: only within one's own.
         """
         mask = np.zeros((len(self), len(self)), dtype=bool)
         by_depth = np.argsort(self.positions, kind="stable")
@@ -60,6 +61,9 @@ class PrefixTree:
             mask[nodes, nodes] = True
         if window is not None and window <= self.positions.max(initial=-1):
             mask &= self.positions[:, None] - self.positions[None, :] < window
+        if chunk is not None:
+            chunks = self.positions // chunk
+            mask &= chunks[:, None] == chunks[None, :]
         return mask
 
 
@@ -103,18 +107,24 @@ def model_inputs(config: PreTrainedConfig, tree: PrefixTree, device: torch.devic
     """Arguments of a forward pass of a causal model over a tree, as one row.
 
     Models whose layers differ in their attention get a mask for each kind, as those of
-    transformers take it; the others the one that all their layers use.
+    transformers take it; the others the one that all their layers use. SDPA takes a boolean
+    mask; transformers' own attention adds it to its scores.
     """
+    eager = config._attn_implementation == "eager"
     config = config.get_text_config()
     window = getattr(config, "sliding_window", None)
     kinds = set(getattr(config, "layer_types", None) or ())
-    windows = {kind: window if kind == "sliding_attention" else None for kind in kinds} or {
-        "all": window
-    }
+    reach = {kind: {} for kind in kinds} or {"all": {"window": window}}
+    if "sliding_attention" in kinds:
+        reach["sliding_attention"] = {"window": window}
+    if "chunked_attention" in kinds:
+        reach["chunked_attention"] = {"chunk": config.attention_chunk_size}
     masks = {
-        kind: torch.from_numpy(tree.attention_mask(width))[None, None].to(device)
-        for kind, width in windows.items()
+        kind: torch.from_numpy(tree.attention_mask(**limits))[None, None].to(device)
+        for kind, limits in reach.items()
     }
+    if eager:
+        masks = {kind: additive(mask, config.dtype) for kind, mask in masks.items()}
     return {
         "input_ids": torch.from_numpy(tree.tokens)[None].to(device),
         "position_ids": torch.from_numpy(tree.positions)[None].to(device),

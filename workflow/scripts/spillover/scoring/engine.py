@@ -19,6 +19,7 @@ from spillover.core.errors import InputError
 from spillover.models import prefix_tree
 from spillover.models.prefix_tree import Header, PrefixTree
 from spillover.scoring import generation
+from spillover.scoring.trials import Trials, out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -118,9 +119,8 @@ class Engine:
             model.device.type, TOKENS_PER_BATCH["cuda"]
         )
         self.tokens_per_chunk = BATCHES_PER_CHUNK * self.budget
-        self.window = attention_window(model)
-        self.takes_trees = takes_trees(model)
-        self._told = False
+        self.trials = Trials(model)
+        self.takes_trees = True  # as far as the trials go
 
     # -------------------------------------------------------------- log-probabilities
 
@@ -138,7 +138,8 @@ class Engine:
         Raises
         ------
         InputError
-            If a value is not finite, or one span alone does not fit into memory.
+            If a value is not finite, one span alone does not fit into memory, or the model is
+            not causal.
         """
         spans = [span for block in blocks for span in block]
         if not spans:
@@ -246,18 +247,7 @@ class Engine:
 
     def _shares(self, depth: int) -> bool:
         """Whether sequences of up to ``depth`` tokens go through the model as trees."""
-        if not self.takes_trees:
-            return False
-        if self.window is None or depth <= self.window:
-            return True
-        if not self._told:
-            logger.info(
-                "no prefix sharing: sequences of up to %d tokens, and attention reaches back %d",
-                depth,
-                self.window,
-            )
-        self._told = True
-        return False
+        return self.trials.share(depth) and self.takes_trees
 
     def _header(self, requests: Sequence[Request], limit: int) -> Header | None:
         common = prefix_tree.common_prefix((request.context for request in requests), limit)
@@ -302,7 +292,7 @@ class Engine:
             try:
                 results = run(rows[:n])
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise
                 results = None
                 reason = str(error).split("\n")[0]
@@ -327,48 +317,6 @@ class Engine:
         return [[value for part in parts for value in part]]
 
 
-def attention_window(model: torch.nn.Module) -> int | None:
-    """How many tokens attention reaches back in its narrowest layer; None for all."""
-    config = model.config.get_text_config()
-    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    if not getattr(config, "use_sliding_window", True):
-        windows[0] = None
-    return min((window for window in windows if window), default=None)
-
-
-def takes_trees(model: torch.nn.Module) -> bool:
-    """Whether a model computes the same on a tree as on its sequences: tried, not looked up."""
-    size = model.config.get_text_config().vocab_size
-    # The long branch comes first: were it seen by the short one, or were positions counted
-    # along the row, the short one's logits would change.
-    header, *branches = (
-        [(first + 7 * i) % size for i in range(length)]
-        for first, length in ((3, 3), (4, 12), (5, 4))
-    )
-    tree = prefix_tree.build(branches)
-    ends = np.array([path[-1] for path in tree.paths])
-    try:
-        with torch.inference_mode():
-            states = prefix_tree.read_header(model, header)
-            shared = prefix_tree.logits_of_rows(model, [tree], [ends], states)[0]
-            sequences = [header + branch for branch in branches]
-            last = [np.array([len(sequence) - 1]) for sequence in sequences]
-            plain = torch.cat(prefix_tree.logits_of_sequences(model, sequences, last))
-    except Exception as error:  # whatever an architecture does with what it does not know
-        logger.info("no prefix sharing: %s: %s", type(error).__name__, error)
-        return False
-    shared, plain = shared.float().log_softmax(-1), plain.float().log_softmax(-1)
-    difference = (shared - plain).abs().max().item()
-    spread = (plain[0] - plain[1]).abs().max().item()
-    tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
-    if not difference <= tolerance * spread:
-        logger.info(
-            "no prefix sharing: on a trial tree, log-probabilities are off by %.2g", difference
-        )
-        return False
-    return True
-
-
 def _one_context_each(requests: Sequence[tuple[int, Request]]) -> list[Row]:
     """A row for each distinct context, for a pass without sharing."""
     by_context: dict[tuple[int, ...], list[tuple[int, Request]]] = {}
@@ -391,10 +339,3 @@ def _width(row: Row) -> int:
 
 def _starts(lengths: Iterable[int]) -> np.ndarray:
     return np.cumsum([0, *lengths])[:-1]
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; torch has no class for it on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        text in str(error) for text in ("not enough memory", "can't allocate memory")
-    )

@@ -87,13 +87,15 @@ def behind_sequences(
     max_new_tokens: int,
     stop: Sequence[int],
 ) -> list[list[int]]:
-    """Greedy continuation of each sequence, without the stop token and without sharing."""
-    width = max(map(len, sequences))
-    tokens = np.full((len(sequences), width), stop[0], dtype=np.int64)
-    mask = np.zeros_like(tokens)
-    for row, sequence in enumerate(sequences):
-        tokens[row, width - len(sequence) :] = sequence
-        mask[row, width - len(sequence) :] = 1
+    """Greedy continuation of each sequence, without the stop token and without sharing.
+
+    Sequences of one length go through the model together: not every architecture with a
+    recurrent state, or a window, is indifferent to padding before a sequence.
+    """
+    of_length: dict[int, list[int]] = {}
+    for number, sequence in enumerate(sequences):
+        of_length.setdefault(len(sequence), []).append(number)
+    answers: list[list[int]] = [[] for _ in sequences]
     # generate() fills what its argument leaves open from the model's own settings.
     kept = model.generation_config
     settings = GenerationConfig(
@@ -104,14 +106,18 @@ def behind_sequences(
     )
     try:
         model.generation_config = settings
-        output = model.generate(
-            input_ids=torch.from_numpy(tokens).to(model.device),
-            attention_mask=torch.from_numpy(mask).to(model.device),
-            generation_config=settings,
-        )
+        for length, numbers in of_length.items():
+            ids = torch.tensor(np.array([sequences[number] for number in numbers]))
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=torch.ones_like(ids).to(model.device),
+                generation_config=settings,
+            )
+            for number, answer in zip(numbers, output[:, length:].tolist(), strict=True):
+                answers[number] = _until(answer, stop)
     finally:
         model.generation_config = kept
-    return [_until(answer, stop) for answer in output[:, width:].tolist()]
+    return answers
 
 
 def _until(tokens: list[int], stop: Sequence[int]) -> list[int]:

@@ -51,6 +51,20 @@ def test_pairs_and_evaluation_of_an_item_are_the_same_tokens(tokenizer, bbq_item
         assert others == [scored[option] for option in range(3) if option != item["gold"]]
 
 
+def test_an_ordinary_templates_tokens_are_those_of_transformers(tokenizer, bbq_items):
+    def encoded(messages, **settings):
+        return tokenizer.apply_chat_template(messages, return_dict=False, **settings)
+
+    for item in bbq_items("Age").head(40).to_dict("records"):
+        for messages in (prompts.cloze_chat(item), prompts.multiple_choice(item, "120")):
+            prompt, replies = encode_replies(tokenizer, messages, ["A", *item["options"]])
+            asked = encoded(messages, add_generation_prompt=True)
+            assert prompt == encode_chat(tokenizer, messages) == asked
+            for text, reply in zip(["A", *item["options"]], replies, strict=True):
+                said = {"role": "assistant", "content": text}
+                assert [*prompt, *reply] == encoded([*messages, said])
+
+
 def test_a_reply_ends_with_its_turn_or_with_its_text(tokenizer):
     prompt, (whole,) = encode_replies(tokenizer, CHAT, ["The grandfather"])
     again, (text,) = encode_replies(tokenizer, CHAT, ["The grandfather"], end_of_turn=False)

@@ -16,9 +16,14 @@ with log_to(snakemake.log[0]):
             "model_folder": folder,
             "pairs": pairs[alignment],
             **{key: params.alignments[alignment][key] for key in ("objective", "lora", "training")},
-            **{key: params.models[Path(folder).name][key] for key in ("quantization", "dtype")},
+            **{
+                key: model[key]
+                for key in ("quantization", "dtype", "chat_template")
+                if key in model
+            },
         }
         for folder in snakemake.input.models
+        for model in [params.models[Path(folder).name]]
         for alignment in pairs
     ]
     table, text = plan.plan(jobs, params.machine)

@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import torch
+from spillover import study
 from spillover.alignment import checkpoints, plan
 from spillover.alignment.train import train
 from spillover.core.files import read_table, replacing, write_table
 from spillover.core.logs import log_to
+from spillover.models.check_tokenizer import check_tokenizer
 
 with log_to(snakemake.log[0]):
     torch.set_num_threads(snakemake.threads)
@@ -15,6 +17,10 @@ with log_to(snakemake.log[0]):
     machine = snakemake.config["machine"]
     keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
     params = snakemake.params
+    # Whatever is asked of the model before and after must be possible before it is trained.
+    check_tokenizer(
+        snakemake.input.model, study.forms(snakemake.config), params.model.get("chat_template")
+    )
     job = {
         "pairs": read_table(snakemake.input.pairs),
         "model_folder": snakemake.input.model,

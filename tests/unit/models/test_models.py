@@ -4,16 +4,17 @@ import pytest
 import torch
 from spillover.core.errors import InputError
 from spillover.data import prompts
-from spillover.models.check import check_folder
-from spillover.models.load import load_tokenizer, resolve_device
+from spillover.models.check import check_checkpoint, check_folder
+from spillover.models.load import load_model, load_tokenizer, resolve_device
 from spillover.models.tokens import letter_tokens
 
 ARCHITECTURES = ["llama", "mistral", "qwen2"]
+FORMS = {"scoring": "letter", "pairs": ["cloze"]}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_whole_model_folder_passes(tiny_folder, architecture):
-    check_folder(tiny_folder(architecture))
+    check_folder(tiny_folder(architecture), FORMS)
 
 
 def test_letters_are_the_tokens_behind_the_template(tiny_folder):
@@ -46,15 +47,51 @@ def split_letters(folder):
         (lambda f: (f / "tokenizer.json").unlink(), "a tokenizer"),
         (no_template, "no chat template"),
         (split_letters, "the answer A must be one token"),
-        (lambda f: spoil_config(f, auto_map={"AutoModel": "x.Y"}), "code of its own"),
+        (lambda f: spoil_config(f, model_type="own", auto_map={"AutoModel": "x.Y"}), "code of its"),
+        (
+            lambda f: (f / "adapter_config.json").write_text("{}"),
+            "expected a model alone, found a PEFT adapter .* name it under alignments, as adapter:",
+        ),
+        (
+            lambda f: (f / "config.json").rename(f / "adapter_config.json"),
+            "expected a model, found a PEFT adapter; name its base here, and the adapter under",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tiny_copy, spoil, message):
     folder = tiny_copy()
     spoil(folder)
     with pytest.raises(InputError, match=message) as told:
-        check_folder(folder)
+        check_folder(folder, FORMS)
     assert "\n" not in str(told.value)
+
+
+def test_a_model_that_names_code_but_needs_none_passes_and_runs_none(tiny_copy):
+    folder = tiny_copy()
+    spoil_config(folder, auto_map={"AutoModelForCausalLM": "modeling_own.Own"})
+    (folder / "modeling_own.py").write_text("raise SystemExit('code of the model ran')")
+    check_folder(folder, FORMS)
+    load_model(folder, "none", "float32", "cpu")
+
+
+def test_a_checkpoint_beside_its_base_may_have_no_tokenizer(tiny_copy):
+    folder = tiny_copy()
+    (folder / "tokenizer.json").unlink()
+    check_checkpoint(folder, FORMS)
+    spoil_config(folder, num_hidden_layers=3)
+    with pytest.raises(InputError, match=r"of its architecture not in its files"):
+        check_checkpoint(folder, FORMS)
+
+
+def test_links_to_what_is_gone_are_told(tiny_folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    for file in tiny_folder("llama").iterdir():
+        (tmp_path / "model" / file.name).symlink_to(file)
+    (tmp_path / "model" / "config.json").unlink()
+    (tmp_path / "model" / "config.json").symlink_to(tmp_path / "cache" / "config.json")
+    for load in (load_tokenizer, load_model):
+        with pytest.raises(InputError, match=r"links to .*, which is gone; delete .* to have it"):
+            load(tmp_path / "model")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -2,14 +2,18 @@
 
 import json
 import resource
+import shutil
+from pathlib import Path
 
 import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from spillover.core.errors import InputError
+from spillover.models.load import load_model
+from spillover.models.quantize import quantize
 from spillover.models.weights import check_weights, weight_files
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, initialization
 
 
 def rewrite(folder, change):
@@ -146,6 +150,51 @@ def test_ties_and_computed_buffers_are_no_faults(tmp_path):
     configure(folder, tie_word_embeddings=False)
     with pytest.raises(InputError, match=r"parameter lm_head.weight of its architecture"):
         check_weights(folder)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Parameters that transformers draws numbers for: by each way that it has to."""
+    found = []
+    for name, draw in initialization.TORCH_INIT_FUNCTIONS.items():
+
+        def record(tensor, *arguments, draw=draw, **settings):
+            if isinstance(tensor, torch.nn.Parameter):
+                found.append(tensor)
+            return draw(tensor, *arguments, **settings)
+
+        monkeypatch.setitem(initialization.TORCH_INIT_FUNCTIONS, name, record)
+    return found
+
+
+@pytest.mark.parametrize("architecture", tiny_models.ARCHITECTURES)
+def test_no_parameter_is_ever_initialised(tiny_folder, drawn, architecture):
+    folder = tiny_folder(architecture)
+    drawn.clear()  # what making it took
+    check_weights(folder)
+    load_model(folder, "none", "float32", "cpu")
+    assert not drawn
+
+
+def test_no_parameter_is_initialised_quantised_or_stored_so(tiny_folder, tmp_path, drawn):
+    quantize(tiny_folder("llama"), tmp_path, "float32")
+    load_model(tmp_path, "nf4", "float32", "cpu")
+    assert not drawn
+
+
+def test_the_loader_itself_never_goes_on_with_new_numbers(tiny_copy, tiny_folder, drawn):
+    """Whatever became of the folder since it was fetched."""
+    folder = tiny_copy()
+    without_a_parameter(folder)
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert drawn  # so the fixture sees what transformers does by itself
+    with pytest.raises(InputError, match=FAULTS[without_a_parameter]):
+        load_model(folder, "none", "float32", "cpu")
+    for spoil in (of_another_shape, with_a_tensor_more):
+        copy = Path(shutil.copytree(tiny_folder("llama"), folder.parent / spoil.__name__))
+        spoil(copy)
+        with pytest.raises(InputError, match=FAULTS[spoil]):
+            load_model(copy, "none", "float32", "cpu")
 
 
 def test_only_headers_are_read(tiny_copy):

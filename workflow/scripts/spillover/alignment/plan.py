@@ -211,6 +211,7 @@ def count(
     objective: Mapping,
     training: Mapping,
     tokens_per_batch: int,
+    chat_template: Mapping | None = None,
 ) -> dict[str, int]:
     """Pairs, steps and tokens of a training run over prefix trees.
 
@@ -224,7 +225,7 @@ def count(
     reference once more), and of the largest forward pass ``tokens_at_once`` and
     ``answer_tokens_at_once``.
     """
-    rows = encode(pairs, load_tokenizer(model_folder), training["max_length"])
+    rows = encode(pairs, load_tokenizer(model_folder, chat_template), training["max_length"])
     order = list(trainer.ItemSampler([row["item_id"] for row in rows], seed=0))
     size = training["pairs_per_step"]
     steps = [[rows[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
@@ -250,7 +251,7 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
     Parameters
     ----------
     job : its ``model_folder``, ``pairs`` (table), ``objective``, ``lora``, ``training``,
-        ``quantization`` and ``dtype``.
+        ``quantization``, ``dtype`` and, if there are any, arguments ``chat_template``.
     machine : ``gpu_memory`` in GB (1e9 bytes) or None, and ``training_tokens_per_batch``,
         which is taken where it is given. Without either it is what the trainer takes by
         itself.
@@ -270,7 +271,13 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
     elif gpu_memory is None:
         budgets = [trainer.TOKENS_PER_BATCH["cuda"]]
     for budget in budgets:
-        counts = count(job["pairs"], job["model_folder"], **settings, tokens_per_batch=budget)
+        counts = count(
+            job["pairs"],
+            job["model_folder"],
+            **settings,
+            tokens_per_batch=budget,
+            chat_template=job.get("chat_template"),
+        )
         bytes_ = memory(
             job["model_folder"],
             counts["tokens_at_once"],

@@ -34,7 +34,6 @@ from spillover.alignment.trainer import (
     arguments,
 )
 from spillover.core.files import folder_sha256, write_table
-from spillover.models.check import check_folder
 from spillover.models.load import MODEL_FILES, load_model, load_tokenizer, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -77,6 +76,7 @@ def train(
     tokens_per_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
     shared_prefixes: bool = True,
+    chat_template: Mapping | None = None,
     data: Mapping | None = None,
     results: str | None = None,
     speed: str | Path | None = None,
@@ -102,6 +102,7 @@ def train(
     gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
     shared_prefixes : run each distinct beginning of a step's sequences once, where the model
         allows it. False runs each sequence by itself.
+    chat_template : arguments for the chat template.
     data : what the pairs were made of (``target``, ``pairs``), for the model card.
     results : where the adapter's evaluation will be, for its model card.
     speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
@@ -126,9 +127,8 @@ def train(
     check_objective(objective)
     check_training(training, len(pairs), dtype)
     device = resolve_device(device)
-    check_folder(model_folder)
     skeleton(model_folder, lora)
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, chat_template)
     rows = encode(pairs, tokenizer, training["max_length"])
 
     checkpoints = Path(checkpoints)
@@ -190,6 +190,7 @@ def train(
         source,
         settings={"objective": objective, "lora": lora, "training": training},
         data=data,
+        chat_template=chat_template,
         quantization=quantization,
         dtype=dtype,
         n_pairs=len(rows),

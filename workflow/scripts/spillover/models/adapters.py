@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from spillover.core.errors import InputError
+from spillover.models.architecture import read_config, without_weights
 from spillover.models.weights import counted, read_header
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,8 @@ def check_adapter(folder: str | Path, base: str | Path, said: str | None = None)
     config = _read_config(folder)
     _check_base(folder, config, Path(base), said)
     read_header(folder / WEIGHTS)
+    model = without_weights(read_config(base))
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(
-            AutoConfig.from_pretrained(base, local_files_only=True), trust_remote_code=False
-        )
         # Some ways to start an adapter read the base's weights; here it is only to have shapes.
         if hasattr(config, "init_lora_weights"):
             config.init_lora_weights = True

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spillover.core.errors import InputError
+from spillover.models.architecture import check_architecture
 from spillover.models.check_tokenizer import check_tokenizer
 from spillover.models.weights import check_weights
 
@@ -29,6 +30,7 @@ def check_folder(folder: str | Path, forms: Mapping, chat_template: Mapping | No
     """
     folder = Path(folder)
     check_config(folder)
+    check_architecture(folder)
     check_weights(folder)
     if not has_tokenizer(folder):
         raise InputError(f"{folder}: expected a tokenizer (tokenizer.json), found none")
@@ -43,6 +45,7 @@ def check_checkpoint(
         check_folder(folder, forms, chat_template)
     else:
         check_config(Path(folder))
+        check_architecture(folder)
         check_weights(folder)
 
 

@@ -9,15 +9,18 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from spillover.core.errors import InputError
+from spillover.core.files import check_links
+from spillover.models.adapters import attach
 from spillover.models.architecture import attention, read_config, without_weights
 from spillover.models.nf4 import left_in_full, skipped
+from spillover.models.weights import refuse_faults
 
 logger = logging.getLogger(__name__)
 
 # In a folder of weights that were quantised before (:mod:`spillover.models.quantize`): how.
 RECORD = "quantized.json"
 # Suffixes of the files that a model is made of.
-MODEL_FILES = (".json", ".safetensors", ".model", ".jinja")
+MODEL_FILES = (".json", ".safetensors", ".model", ".jinja", ".txt")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -45,7 +48,13 @@ def load_tokenizer(folder: str | Path, chat_template: Mapping | None = None):
     ----------
     chat_template : the user's arguments for the chat template, over those of
         :data:`spillover.models.chat.TEMPLATE_SETTINGS`.
+
+    Raises
+    ------
+    InputError
+        If a file of the folder is a link to what is gone.
     """
+    check_links(folder)
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
@@ -88,10 +97,11 @@ def load_model(
     Raises
     ------
     InputError
-        If there is no such device, the folder was quantised for another dtype, or nothing of
-        it can be quantised.
+        If there is no such device, the folder was quantised for another dtype, nothing of it
+        can be quantised, or a parameter of the model or the adapter is not in its files.
     """
     device = resolve_device(device)
+    check_links(folder)
     stored = _check_record(Path(folder), quantization, dtype)
     if quantization == "nf4" and device.type == "cpu":
         _keep_weights_as_quantized()
@@ -106,22 +116,24 @@ def load_model(
             bnb_4bit_compute_dtype=getattr(torch, dtype),
             llm_int8_skip_modules=skipped(without_weights(config)),
         )
-    model = AutoModelForCausalLM.from_pretrained(
+    model, loaded = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
         device_map={"": device},
         attn_implementation=implementation,
         local_files_only=True,
         trust_remote_code=False,
+        # What does not fit is refused here, in one line; the loader would put new numbers there.
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
         **settings,
     )
+    refuse_faults(folder, model, loaded)
     logger.info("%s, attention: %s", type(model).__name__, implementation)
     if quantization == "nf4":
         _tell_what_is_left(model, dtype)
     if adapter is not None:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, adapter, local_files_only=True)
+        model = attach(model, adapter)
     return model.eval()
 
 

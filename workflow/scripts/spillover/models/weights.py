@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from spillover.core.errors import InputError
+from spillover.models.architecture import read_config
 
 INDEX = "model.safetensors.index.json"
 # Types of numbers, as safetensors names them, that are weights and no codes for weights.
@@ -178,8 +179,7 @@ def _match(
     folder: Path, headers: Mapping[str, tuple[str, tuple[int, ...]]]
 ) -> tuple[torch.nn.Module, dict]:
     """The architecture without values, and what transformers' loader says of the tensors."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    architecture = AutoModelForCausalLM._model_mapping[type(config)]
+    config = read_config(folder)
     tensors = {
         name: torch.empty(shape, dtype=DTYPES[dtype], device="meta")
         for name, (dtype, shape) in headers.items()
@@ -189,7 +189,7 @@ def _match(
     level = report.level
     report.setLevel(logging.ERROR)
     try:
-        return architecture.from_pretrained(
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
             None,
             config=config,
             state_dict=tensors,

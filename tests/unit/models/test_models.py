@@ -83,6 +83,18 @@ def test_a_checkpoint_beside_its_base_may_have_no_tokenizer(tiny_copy):
         check_checkpoint(folder, FORMS)
 
 
+@pytest.mark.parametrize("pad", [448, 9999, -1])
+def test_a_padding_token_outside_of_the_embedding_is_left_out(tiny_copy, pad):
+    folder = tiny_copy()
+    expected = load_model(folder, "none", "float32", "cpu")
+    spoil_config(folder, pad_token_id=pad)
+    check_folder(folder, FORMS)
+    model = load_model(folder, "none", "float32", "cpu")
+    ids = torch.tensor([[40, 50, 60]])
+    with torch.inference_mode():
+        assert torch.equal(model(ids).logits, expected(ids).logits)
+
+
 def test_links_to_what_is_gone_are_told(tiny_folder, tmp_path):
     (tmp_path / "model").mkdir()
     for file in tiny_folder("llama").iterdir():

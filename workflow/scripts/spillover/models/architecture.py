@@ -22,8 +22,17 @@ NOT_CAUSAL = {"bert-generation", "cpmant", "xlnet"}
 
 
 def read_config(folder: str | Path) -> PreTrainedConfig:
-    """Configuration of a model folder; code that it names (``auto_map``) is never run."""
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    """Configuration of a model folder; code that it names (``auto_map``) is never run.
+
+    Padding is neither attended to nor scored. A token for it that the model does not have, with
+    which torch would not make its embedding, is left out.
+    """
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    text = config.get_text_config()
+    pad, size = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if pad is not None and size is not None and not 0 <= pad < size:
+        text.pad_token_id = None
+    return config
 
 
 def attention(config: PreTrainedConfig) -> str:

@@ -118,6 +118,7 @@ def load_model(
         )
     model, loaded = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=config,
         dtype=getattr(torch, dtype),
         device_map={"": device},
         attn_implementation=implementation,

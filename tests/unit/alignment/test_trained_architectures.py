@@ -12,11 +12,12 @@ from peft import get_peft_model_state_dict
 from preferences import make_pairs
 from spillover.alignment.diagnostics import diagnose
 from spillover.alignment.encoding import encode
-from spillover.alignment.modules import all_linear, is_router, without_noise
+from spillover.alignment.modules import all_linear, without_noise
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config, skeleton
 from spillover.alignment.shared_prefix_dpo import obstacle, sequences_of
 from spillover.alignment.trainer import StockTrainer, arguments
 from spillover.core.errors import InputError
+from spillover.models.architecture import is_router
 from spillover.models.load import load_model, load_tokenizer
 from spillover.models.prefix_tree import PrefixTree
 from tiny_training import train, weights

@@ -6,7 +6,7 @@ import tiny_models
 import torch
 from spillover.models import prefix_tree
 from spillover.models.load import load_model
-from spillover.scoring.trials import tree_obstacle
+from spillover.scoring.trials import Trials
 
 SEQUENCES = [(5, 6, 7, 8), (5, 6, 9), (5, 6, 7), (4, 6, 7, 8), (5, 6, 9)]
 
@@ -108,7 +108,7 @@ def test_only_the_logits_that_are_read_are_computed(model):
 
 
 def test_a_model_that_takes_trees_is_recognised(model):
-    assert tree_obstacle(model, 16) is None
+    assert Trials(model).share(40)
 
 
 @pytest.mark.parametrize("ignored", ["attention_mask", "position_ids", "past_key_values"])
@@ -116,7 +116,7 @@ def test_a_model_that_ignores_part_of_a_tree_is_noticed(model, ignored):
     forward = model.forward
     try:
         model.forward = lambda **inputs: forward(**{**inputs, ignored: None})
-        assert tree_obstacle(model, 16) is not None
+        assert not Trials(model).share(16)
     finally:
         model.forward = forward
 
@@ -131,7 +131,7 @@ def test_a_model_that_refuses_trees_is_noticed(model):
 
     try:
         model.forward = refuse
-        assert tree_obstacle(model, 16) is not None
+        assert not Trials(model).share(16)
     finally:
         model.forward = forward
 
@@ -145,7 +145,7 @@ def test_trees_work_quantised_and_with_an_adapter(tmp_path, kind):
     quantization = "nf4" if "nf4" in kind else "none"
     dtype = "bfloat16" if kind == "bfloat16" else "float32"
     model = load_model(folder, quantization, dtype, "cpu", adapter)
-    assert tree_obstacle(model, 16) is None
+    assert Trials(model).share(40)
 
 
 def save_adapter(folder, path):

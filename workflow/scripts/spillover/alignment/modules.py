@@ -8,16 +8,18 @@ from peft.utils.transformers_weight_conversion import convert_peft_config_for_tr
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from spillover.models.architecture import read_around
+from spillover.models.architecture import read_around, routers
 
-ROUTER = re.compile(r"Router|Gating|Gate$")
+# A layer with fewer inputs or outputs makes a few numbers a token: a gate, a step size.
+NARROW = 16
 
 
 def all_linear(model: PreTrainedModel) -> tuple[list[str], dict[str, list[str]]]:
     """The linear layers that ``all-linear`` stands for, by their full names.
 
     All of the text model, but the output head and what should have no adapter, or cannot: the
-    experts of a mixture, where they are one parameter; its router and gates of one output;
+    experts of a mixture, where they are one parameter; its router, and layers of a few
+    numbers;
     layers of a Mamba mixer whose weights are read around them; shared experts, where PEFT takes
     their names for those of all experts.
 
@@ -25,9 +27,11 @@ def all_linear(model: PreTrainedModel) -> tuple[list[str], dict[str, list[str]]]
     -------
     The layers, and for each reason what is left out for it (``*`` for a layer's number).
     """
-    text = {id(module) for module in model.get_decoder().modules()}
+    decoder = model.get_decoder()
+    text = decoder if isinstance(decoder, PreTrainedModel) else model
+    text = {id(module) for module in text.modules()}
     head = model.get_output_embeddings()
-    around = set(read_around(model))
+    around, choosing = set(read_around(model)), set(routers(model))
     names, left = [], {}
     for name, module in model.named_modules():
         if id(module) in text:
@@ -36,10 +40,10 @@ def all_linear(model: PreTrainedModel) -> tuple[list[str], dict[str, list[str]]]
             continue
         if id(module) not in text:
             left[name] = "not of the text model"
-        elif is_router(module) or is_router(model.get_submodule(name.rpartition(".")[0])):
+        elif name in choosing:
             left[name] = "a router"
-        elif isinstance(module, torch.nn.Linear) and module.out_features == 1:
-            left[name] = "a gate"
+        elif min(module.weight.shape) < NARROW and module.weight.dtype.is_floating_point:
+            left[name] = f"fewer than {NARROW} inputs or outputs"
         elif name in around:
             left[name] = "its weights are read around it"
         else:
@@ -63,10 +67,6 @@ def _experts(module: torch.nn.Module) -> list[str]:
         return []
     own = module.named_parameters(recurse=False)
     return [name for name, parameter in own if parameter.dim() == 3]
-
-
-def is_router(module: torch.nn.Module) -> bool:
-    return bool(ROUTER.search(type(module).__name__))
 
 
 def without_noise(model: torch.nn.Module) -> None:

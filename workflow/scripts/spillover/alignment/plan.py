@@ -19,6 +19,7 @@ from spillover.alignment import trainer
 from spillover.alignment.encoding import encode
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, complete, skeleton
 from spillover.alignment.shared_prefix_dpo import tree_of
+from spillover.core.errors import InputError
 from spillover.models.architecture import attention, backbone
 from spillover.models.load import load_tokenizer, resolve_device
 from spillover.models.nf4 import left_in_full, quantized_layers
@@ -125,9 +126,15 @@ def activation_bytes(model: torch.nn.Module, n_tokens: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         try:
             run(**inputs, use_cache=False)
-        except (TypeError, ValueError, RuntimeError):  # one that takes no trees
+        except Exception:  # whatever an architecture that takes no trees raises
             kept.clear()
-            run(input_ids=inputs["input_ids"], use_cache=False)
+            try:
+                run(input_ids=inputs["input_ids"], use_cache=False)
+            except Exception as error:
+                raise InputError(
+                    f"plan: the activations of a {type(run).__name__} cannot be counted without "
+                    "memory; set machine.training_tokens_per_batch and train without a plan"
+                ) from error
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     return sum(
         tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights
@@ -331,8 +338,9 @@ def tokens_per_batch(job: Mapping, machine: Mapping) -> int | None:
     None leaves it to the trainer: on a CPU, or if the GPU's memory is not named.
     """
     on_gpu = resolve_device(machine["device"]).type == "cuda"
-    if not on_gpu or machine["gpu_memory"] is None:
-        return machine["training_tokens_per_batch"]
+    given = machine["training_tokens_per_batch"]
+    if not on_gpu or given is not None or machine["gpu_memory"] is None:
+        return given
     return choose(job, machine)["tokens_per_batch"]
 
 

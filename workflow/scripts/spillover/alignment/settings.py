@@ -252,7 +252,7 @@ def _with_adapter(model: "PreTrainedModel", lora: Mapping, folder: str | Path) -
     from peft import get_peft_model
     from peft.tuners.lora import LoraLayer
 
-    from spillover.alignment.modules import is_router
+    from spillover.models.architecture import is_router
 
     names = lora["target_modules"]
     try:

@@ -216,11 +216,32 @@ class _Steps:
         TRL computes them around the model's own forward pass, from what it knows of scales and
         caps of logits.
         """
+        name = type(self.model.get_base_model()).__name__
+        training = self.model.training
+        self.model.eval()
+        try:
+            found, expected = self._both_ways(pair)
+        except Exception as error:  # whatever an architecture wants beside TRL's arguments
+            if should_reduce_batch_size(error):
+                raise
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise InputError(
+                f"{name} cannot be trained: {type(error).__name__}: {first}"
+            ) from error
+        self.model.train(training)
+        difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
+        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
+        if difference > tolerance:
+            raise InputError(
+                f"{name} cannot be trained: TRL's log-probabilities of an answer are off by "
+                f"{difference:.2g} of the model's own (logits that are scaled or capped)"
+            )
+
+    def _both_ways(self, pair: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probability of the chosen and of the rejected answer: TRL's, the model's own."""
         inputs = self._prepare_inputs(self.collate([pair]))
         completion = inputs.pop("completion_mask")
         labels = inputs["input_ids"].masked_fill(completion == 0, -100)
-        training = self.model.training
-        self.model.eval()
         with torch.no_grad():
             found = self.model(**inputs, labels=labels, use_cache=False, fused_lm_head=True)
             found = found.log_probs.sum(1)
@@ -230,16 +251,7 @@ class _Steps:
                 logits = self.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
                 scores = logits.float().log_softmax(-1).gather(1, ids[0, len(prompt) :, None])
                 expected.append(scores.sum())
-        self.model.train(training)
-        expected = torch.stack(expected)
-        difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1
-        if difference > tolerance:
-            name = type(self.model.get_base_model()).__name__
-            raise InputError(
-                f"{name} cannot be trained: TRL's log-probabilities of an answer are off by "
-                f"{difference:.2g} of the model's own (logits that are scaled or capped)"
-            )
+        return found, torch.stack(expected)
 
     def _check_finite(self, loss: torch.Tensor, pairs: list[dict]) -> None:
         """Stop before a gradient that is not finite reaches the weights."""

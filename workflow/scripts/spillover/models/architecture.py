@@ -1,6 +1,7 @@
 """What a model folder's architecture is, and whether it is a causal language model."""
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from spillover.core.errors import InputError
 
 # Listed as causal by transformers, and not: a token sees those behind it.
 NOT_CAUSAL = {"bert-generation", "cpmant", "xlnet"}
+
+ROUTER = re.compile(r"Router|Gating|Gate$")
 
 
 def read_config(folder: str | Path) -> PreTrainedConfig:
@@ -79,6 +82,20 @@ def read_around(model: torch.nn.Module) -> list[str]:
         for inner, layer in module.named_children()
         if isinstance(layer, torch.nn.Linear) and inner != "in_proj"
     ]
+
+
+def routers(model: torch.nn.Module) -> list[str]:
+    """Linear layers that choose the experts of a mixture, or are part of what does."""
+    return [
+        name
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and (is_router(layer) or is_router(model.get_submodule(name.rpartition(".")[0])))
+    ]
+
+
+def is_router(module: torch.nn.Module) -> bool:
+    return bool(ROUTER.search(type(module).__name__))
 
 
 def check_architecture(folder: str | Path) -> None:

@@ -7,12 +7,12 @@ from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from spillover.models.architecture import read_around
+from spillover.models.architecture import read_around, routers
 
 
 def skipped(model: torch.nn.Module) -> list[str] | None:
     """Names of what transformers shall not quantise; None for what it leaves by itself."""
-    own = read_around(model)
+    own = read_around(model) + routers(model)
     return own + HfQuantizer.get_modules_to_not_convert(model) if own else None
 
 

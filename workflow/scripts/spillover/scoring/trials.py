@@ -1,7 +1,6 @@
 """What a model's architecture can do, tried on made-up sequences as long as the real ones."""
 
 import logging
-import math
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ class Trials:
 
     No architecture is asked for its name. One whose attention changes beyond some distance is
     found out at the length that matters; a length of which its configuration tells, before.
+    Lengths are tried in steps that double, since a trial is a few passes.
 
     Parameters
     ----------
@@ -37,8 +37,8 @@ class Trials:
     def __init__(self, model: torch.nn.Module):
         self.model = model
         self.window = attention_window(model)
-        self.tried = self.shares_to = 0
-        self.plain_from = math.inf
+        self.answers: dict[int, bool] = {}
+        self.told = False
         self.share(SHORTEST)
 
     def share(self, depth: int) -> bool:
@@ -51,26 +51,31 @@ class Trials:
         InputError
             If what stands behind a token of such sequences changes its output.
         """
-        depth = max(depth, SHORTEST)
-        if depth > self.tried:
-            check_causal(self.model, depth)
-            self.tried = depth
-        if self.shares_to < depth < self.plain_from:
-            reason = self._obstacle(depth)
-            if reason is None:
-                self.shares_to = depth
+        tried = self._length_to_try(depth)
+        if tried not in self.answers:
+            plain = plain_logits(self.model, tried)
+            if self.window is not None and tried > self.window:
+                reason = f"attention reaches back {self.window}"
             else:
-                if math.isinf(self.plain_from):
-                    logger.info(
-                        "no prefix sharing: sequences of up to %d tokens, and %s", depth, reason
-                    )
-                self.plain_from = depth
-        return depth <= self.shares_to
+                reason = tree_obstacle(self.model, tried, plain)
+            self.answers[tried] = reason is None
+            if reason is not None and not self.told:
+                logger.info(
+                    "no prefix sharing: sequences of up to %d tokens, and %s", depth, reason
+                )
+                self.told = True
+        return self.answers[tried]
 
-    def _obstacle(self, depth: int) -> str | None:
-        if self.window is not None and depth > self.window:
-            return f"attention reaches back {self.window}"
-        return tree_obstacle(self.model, depth)
+    def _length_to_try(self, depth: int) -> int:
+        """Twice the last length until ``depth`` is in it, but none that a limit forbids."""
+        longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        length = SHORTEST
+        while length < depth:
+            length *= 2
+        for limit in (self.window, longest):
+            if limit is not None and SHORTEST <= depth <= limit:
+                length = min(length, limit)
+        return length
 
 
 def attention_window(model: torch.nn.Module) -> int | None:
@@ -82,39 +87,52 @@ def attention_window(model: torch.nn.Module) -> int | None:
     return min((window for window in windows if window), default=None)
 
 
-def check_causal(model: torch.nn.Module, depth: int) -> None:
-    """Refuse a model whose output for a token depends on those behind it, padding or not.
+def plain_logits(model: torch.nn.Module, depth: int) -> torch.Tensor | None:
+    """Logits behind the common tokens and behind the long sequence, without sharing.
 
     Parameters
     ----------
     depth : tokens of the longest sequence that is tried.
 
+    Returns
+    -------
+    (2, vocabulary), or None if memory does not hold them.
+
     Raises
     ------
     InputError
-        If it does, or the model does not run on tokens alone.
+        If the model's output for a token depends on those behind it, padding or not, or the
+        model does not run on tokens alone.
     """
     long, _ = _sequences(model, depth)
     places = np.array([COMMON - 1, depth - 1])
     name = type(model).__name__
     try:
         with torch.inference_mode():
-            found = prefix_tree.logits_of_sequences(model, [long], [places])[0]
-            alone = torch.stack([_alone(model, long[:COMMON]), _alone(model, long)])
+            plain = prefix_tree.logits_of_sequences(model, [long], [places])[0]
+            alone = _alone(model, long[:COMMON])
     except Exception as error:  # whatever an architecture wants beside tokens
         if out_of_memory(error):  # the engine tells
-            return
+            return None
         raise InputError(f"{name} cannot be scored: {_line(error)}") from error
-    difference, allowed = _difference(model, found, alone)
+    difference, allowed = _difference(model, plain, torch.stack([alone, plain[1]]))
     if difference > allowed:
         raise InputError(
             f"{name} cannot be scored: what stands behind a token changes its log-probabilities "
             f"(by {difference:.2g}); expected a causal language model"
         )
+    return plain
 
 
-def tree_obstacle(model: torch.nn.Module, depth: int) -> str | None:
-    """Why a model does not compute over a tree what it computes over sequences, or None."""
+def tree_obstacle(model: torch.nn.Module, depth: int, plain: torch.Tensor | None) -> str | None:
+    """Why a model does not compute over a tree what it computes over sequences, or None.
+
+    Parameters
+    ----------
+    plain : as :func:`plain_logits` gives them for that depth.
+    """
+    if plain is None:
+        return "memory does not hold one"
     long, short = _sequences(model, depth)
     # The long branch comes first: were it seen by the short one, or were positions counted
     # along the row, the short one's logits would change. A node before the fork is read too:
@@ -125,10 +143,10 @@ def tree_obstacle(model: torch.nn.Module, depth: int) -> str | None:
         with torch.inference_mode():
             header = prefix_tree.read_header(model, long[:HEADER])
             shared = prefix_tree.logits_of_rows(model, [tree], [nodes], header)[0]
-            alone = torch.stack([_alone(model, s) for s in (long[:COMMON], long, short)])
+            expected = torch.stack([*plain, _alone(model, short)])
     except Exception as error:  # whatever an architecture does with what it does not know
         return _line(error)
-    difference, allowed = _difference(model, shared, alone)
+    difference, allowed = _difference(model, shared, expected)
     if not difference <= allowed:
         return f"on a trial tree, log-probabilities are off by {difference:.2g}"
     return None

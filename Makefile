@@ -1,5 +1,6 @@
 # make study   the study from nothing: environment, data, model, alignment, evaluation, report
 # make plan    what that would run: jobs, steps, tokens, GPU memory
+# make export  answers and scores of every run, in the forms that other tools read
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style
@@ -10,7 +11,7 @@ CORES ?= all
 # A study file stands for itself; the default one is what Snakemake finds without being told.
 CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY)')
 
-.PHONY: env study plan test lint clean
+.PHONY: env study plan export test lint clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -32,6 +33,9 @@ plan: env
 	@$(VENV)/bin/snakemake plan --cores $(CORES) --quiet all $(CONFIG)
 	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY)"))["study"])')/plan.txt
 	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG) 2>/dev/null
+
+export: env
+	$(VENV)/bin/snakemake export --cores $(CORES) $(CONFIG)
 
 test: env
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 15

@@ -30,6 +30,7 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     tables,
+    export,
     predictions,
     adapters,
     plan,

@@ -194,8 +194,8 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
         ),
         (
             lambda c: c["models"].update(theirs={"predictions": {"base": "a.parquet"}}),
-            "models.theirs.predictions.base: expected a CSV file (*.csv, or *.csv.gz), found "
-            "'a.parquet'",
+            "models.theirs.predictions.base: expected a file of answers (*.csv, *.tsv, *.jsonl, "
+            "*.json or *.eval, or one of these with .gz), found 'a.parquet'",
         ),
         (lambda c: c.update(bbq={"path": "/mine"}), "bbq: expected the key 'type'"),
         (lambda c: c.update(study="metrics.tsv"), "the name 'metrics.tsv' is taken"),

@@ -136,3 +136,38 @@ rule tables:
     """Every table of the study."""
     input:
         expand("results/{study}/{table}.tsv", study=config["study"], table=get_tables()),
+
+
+rule export_results:
+    """Every run's answers and scores, in the forms that other tools read."""
+    input:
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
+        metrics="results/{study}/metrics.tsv",
+    output:
+        directory("results/{study}/export"),
+    log:
+        "results/{study}/export_results.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=get_runs,
+        models=lookup("models", within=config),
+        evaluation=get_evaluation,
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        alpha=lookup("statistics/alpha", within=config),
+        version=fingerprint("scoring.score"),
+        code=fingerprint("statistics.runs", "report.export"),
+    script:
+        "../scripts/export_results.py"
+
+
+rule export:
+    """Every run's answers and scores, in the forms that other tools read."""
+    input:
+        expand("results/{study}/export", study=config["study"]),

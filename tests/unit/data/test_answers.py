@@ -41,6 +41,47 @@ def test_an_empty_option_is_an_unparsed_answer(tmp_path):
     assert found.drop(4).tolist() == ITEMS["gold"].drop(4).tolist()
 
 
+@pytest.mark.parametrize("nothing", ["NA", "nan", "None", "null", "<NA>", " "])
+@pytest.mark.parametrize("number", ["{}", "{}.0", "{},0"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_numbers_nothing_and_separators_are_read_as_programs_write_them(
+    separator, number, nothing, tmp_path
+):
+    options = [number.format(option) for option in ITEMS["gold"]]
+    rows = table(
+        example_id=ITEMS["example_id"].map(number.format), predicted_option=[nothing, *options[1:]]
+    )
+    found = read(rows.to_csv(index=False, sep=separator), tmp_path)
+    assert found["item_id"].tolist() == ITEMS["item_id"].tolist()
+    assert found["predicted"].isna().tolist() == [True] + [False] * 19
+    assert found["predicted"].tolist()[1:] == ITEMS["gold"].tolist()[1:]
+
+
+def test_rows_of_other_sets_are_left_aside_and_counted(tmp_path, caplog):
+    others = pd.DataFrame(
+        {"attribute": "Race_x_SES", "example_id": range(5), "predicted_option": "0"}
+    )
+    with caplog.at_level("INFO", "spillover"):
+        found = read(pd.concat([others, table()]), tmp_path)
+    assert found["item_id"].tolist() == ITEMS["item_id"].tolist()
+    assert "20 answers read; left aside: 5 of items that the study does not have" in caplog.text
+
+
+def test_orders_and_log_probabilities_are_kept_where_a_table_has_them(tmp_path):
+    # 012 without its zero, as spreadsheets have it
+    rows = pd.concat(
+        [
+            table(order=order, logp_0=-0.25 - place, logp_1=-3, logp_2=-4, option_mass=0.875)
+            for place, order in enumerate(["12", "120", "201"])
+        ]
+    )
+    found = read(rows, tmp_path)
+    assert found["item_id"].tolist() == [item for item in ITEMS["item_id"] for _ in range(3)]
+    assert found["order"].tolist() == ["012", "120", "201"] * 20
+    assert found["logp_0"].tolist() == [-0.25, -1.25, -2.25] * 20
+    assert found["option_mass"].eq(0.875).all()
+
+
 def test_only_required_items_must_be_answered(tmp_path):
     required = ITEMS[ITEMS["attribute"] == "Age"]
     rows = table()[lambda t: (t["attribute"] == "Age") | (t["example_id"] < 2)]
@@ -57,7 +98,7 @@ REFUSED = {
     "missing": (table().iloc[:-3], "each of 20 items, 3 are missing (first: SES:1)"),
     "duplicate": (
         pd.concat([table(), table().iloc[[2, 5]]]),
-        "one row an item; found an item again in 2 of 22 rows (first: Age:2)",
+        "one row an item and option order; found an item again in 2 of 22 rows (first: Age:2)",
     ),
     "unknown id": (
         table(example_id=ITEMS["example_id"].replace(15, 99)),
@@ -65,7 +106,7 @@ REFUSED = {
     ),
     "unknown attribute": (
         table(attribute=ITEMS["attribute"].replace("SES", "Ses")),
-        "expected Age, SES; found another name in 4 of 20 rows (first: Ses)",
+        "Sexual_orientation; found another name in 4 of 20 rows (first: Ses)",
     ),
     "out of range": (
         table(predicted_option=[3, -1, "B", *[0] * 17]),
@@ -75,8 +116,31 @@ REFUSED = {
         table().rename(columns={"predicted_option": "answer"}),
         "missing predicted_option, found attribute, example_id, answer",
     ),
-    "empty file": ("", "expected a CSV file, could not read it"),
-    "not a table": ('a,b\n"x', "expected a CSV file, could not read it"),
+    "two separators": (
+        "attribute,example_id;predicted_option\nAge,0;1",
+        "between them comma, semicolon or tab; missing",
+    ),
+    "empty file": ("", "found nothing"),
+    "not a table": (
+        'attribute,example_id,predicted_option\n"x',
+        "expected a CSV file, could not read it",
+    ),
+    "cut in its last row": (
+        table().to_csv(index=False) + "Age",
+        "expected 3 columns; 1 of 21 rows have more or fewer (first: row 21); the file may be cut",
+    ),
+    "no order": (
+        table(order=["012"] * 18 + ["123", "12A"]),
+        "in the order shown, such as 120; found something else in 2 of 20 rows (first: SES:2=123)",
+    ),
+    "probabilities for their logarithms": (
+        table(logp_0=-1, logp_1=0.5, logp_2=-2),
+        "column logp_1: expected a log-probability, at most 0; found something else in 20 of 20",
+    ),
+    "a log-probability missing": (
+        table(logp_0=-1, logp_1=-1),
+        "expected all of logp_0, logp_1, logp_2 or none; found ['logp_0', 'logp_1']",
+    ),
 }
 
 
@@ -92,5 +156,5 @@ def test_what_does_not_fit_is_refused_in_one_line_with_counts(case, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_refused_in_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV file, found none"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: expected a file of answers, found none"):
         answers.read(tmp_path / "nowhere.csv", ITEMS)

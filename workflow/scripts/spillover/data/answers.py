@@ -1,112 +1,183 @@
-"""Answers made elsewhere: a CSV file instead of a model."""
+"""Answers made elsewhere: a file of another program's instead of a model."""
 
+import gzip
+import json
+import logging
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from spillover.core.errors import InputError
+from spillover.data import (
+    answers_csv,
+    answers_every_eval_ever,
+    answers_inspect,
+    answers_lm_eval,
+)
+from spillover.data.answers_matching import Matcher, Record
 
-COLUMNS = ("attribute", "example_id", "predicted_option")
+logger = logging.getLogger(__name__)
+
+LOGP = ["logp_0", "logp_1", "logp_2"]
+
+# A line of JSON is whose it has the keys of.
+LINES = (answers_lm_eval, answers_every_eval_ever)
+# Files that lie beside those with the answers, by keys that only they have.
+BESIDE = {
+    "evaluation_results": "a record of Every Eval Ever without answers: give its …_samples.jsonl",
+    "configs": "lm-eval's results without answers: run with --log_samples, give samples_….jsonl",
+    "eval": "an Inspect log without samples: run with log_samples, and not only the header",
+}
 
 
 def read(
-    path: str | Path, items: pd.DataFrame, required: pd.DataFrame | None = None
+    path: str | Path,
+    items: pd.DataFrame,
+    required: pd.DataFrame | None = None,
+    parse: Callable | None = None,
 ) -> pd.DataFrame:
     """Read the answers that some other program gave to ``items``.
 
+    What the file is, its content says: a CSV file (:mod:`answers_csv`), lm-eval's
+    ``samples_*.jsonl`` of a bbq task, an Inspect log (JSON or ``.eval``), or samples of Every
+    Eval Ever; each may be compressed by gzip. Rows of items that the study does not have are left
+    aside, and so are those that fit none or several; how many goes to the log.
+
     Parameters
     ----------
-    path : CSV file with the columns ``attribute``, ``example_id`` and ``predicted_option``: 0, 1
-        or 2, the place among the item's options as BBQ gives them, or empty where no answer could
-        be parsed. Other columns are left aside.
-    items : the items that may have been answered, each at most once.
+    items : the items that may have been answered.
     required : those of them that must have been; all by default.
+    parse : option that a text names, given text, options, unknown and order (``""`` if none was
+        shown) as by :func:`scoring.parsing.parse`. Without it answers in free text are unparsed.
 
     Returns
     -------
-    Predictions, one row an item in the order of ``required``: ``item_id``, ``order`` (``012``),
-    ``logp_0``-``logp_2`` and ``option_mass`` (null: not known), ``predicted`` (0-2 or null).
+    Predictions in the order of ``required``, one row an item and option order: ``item_id``,
+    ``order``, ``logp_0``-``logp_2`` and ``option_mass`` (null: not known), ``predicted`` (0-2 or
+    null).
 
     Raises
     ------
     InputError
-        If the file cannot be read as such a table, or an answer is missing, given twice, out of
-        range or for no item; with counts, in one line.
+        If the file is nothing of these or could be read in two ways, or an answer is missing,
+        given twice or out of range; with counts, in one line.
     """
-    table = _read_text(path)
-    item_id = table["attribute"] + ":" + table["example_id"]
-    option = table["predicted_option"]
-    _refuse(
-        path,
-        ~table["attribute"].isin(items["attribute"]),
-        table["attribute"],
-        "column attribute: expected " + ", ".join(sorted(items["attribute"].unique())),
-        "another name",
-    )
-    _refuse(
-        path,
-        ~item_id.isin(items["item_id"]),
-        item_id,
-        f"column example_id: expected those of the study's {len(items)} items",
-        "no such item",
-    )
-    _refuse(path, item_id.duplicated(), item_id, "expected one row an item", "an item again")
-    _refuse(
-        path,
-        ~option.isin(["", *_spellings()]),
-        item_id + "=" + option,
-        "column predicted_option: expected 0, 1, 2 or nothing",
-        "something else",
-    )
+    path = Path(path)
+    try:
+        rows, aside, kind = _read(path, items, parse)
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a file of answers, found none") from None
+    except (OSError, EOFError, UnicodeDecodeError, zipfile.BadZipFile) as problem:
+        first_line = str(problem).strip().splitlines()[0]
+        raise InputError(
+            f"{path}: expected a file of answers, could not read it: {first_line}"
+        ) from None
+    table = pd.DataFrame(rows, columns=["item_id", "order", *LOGP, "option_mass", "predicted"])
+    left = ", ".join(f"{count} {reason}" for reason, count in aside.items()) or "none"
+    logger.info("%s: %s, %d answers read; left aside: %s", path, kind, len(table), left)
+
+    twice = table.duplicated(["item_id", "order"])
+    if twice.any():
+        raise InputError(
+            f"{path}: expected one row an item and option order; found an item again in "
+            f"{twice.sum()} of {len(table)} rows (first: {table['item_id'][twice].iloc[0]})"
+        )
     if required is None:
         required = items
-    missing = required.loc[~required["item_id"].isin(item_id), "item_id"]
+    missing = required.loc[~required["item_id"].isin(table["item_id"]), "item_id"]
     if len(missing):
         raise InputError(
             f"{path}: expected an answer to each of {len(required)} items, {len(missing)} are "
-            f"missing (first: {missing.iloc[0]}); an answer that could not be parsed is a row "
-            "with an empty predicted_option"
+            f"missing (first: {missing.iloc[0]}), and one that could not be parsed is a row as "
+            f"well; rows left aside: {left}"
         )
-    chosen = option.map(_spellings()).set_axis(item_id).reindex(required["item_id"])
-    null = pd.array([pd.NA] * len(required), dtype="Float64")
-    return pd.DataFrame(
-        {
-            "item_id": required["item_id"].to_numpy(),
-            "order": "012",
-            "logp_0": null,
-            "logp_1": null,
-            "logp_2": null,
-            "option_mass": null,
-            "predicted": pd.array(chosen, dtype="Int64"),
-        }
+    place = pd.Index(required["item_id"]).get_indexer(table["item_id"])
+    table = table.assign(place=place)[place >= 0].sort_values("place", kind="stable")
+    numbers = dict.fromkeys([*LOGP, "option_mass"], "Float64") | {"predicted": "Int64"}
+    return table.drop(columns="place").astype(numbers).reset_index(drop=True)
+
+
+def _read(path: Path, items: pd.DataFrame, parse: Callable | None) -> tuple[list, Counter, str]:
+    """Rows of predictions, how many rows were left aside by reason, and what the file is."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head.startswith(b"PK"):
+        kind, records = "an Inspect log", answers_inspect.archived(path)
+    else:
+        with _text(path) as file:
+            start = file.readline()
+        if not start.lstrip().startswith("{"):
+            with _text(path) as file:
+                return *answers_csv.read(path, file, items), "CSV"
+        kind, records = _json(path, start)
+    matcher, aside, rows = Matcher(items, parse), Counter(), []
+    for number, record in enumerate(_checked(path, kind, records), start=1):
+        found = record if isinstance(record, str) else matcher.row(record, f"{path}: row {number}")
+        if isinstance(found, str):
+            aside[found] += 1
+        else:
+            rows.append(found)
+    return rows, aside, kind
+
+
+def _text(path: Path):
+    with path.open("rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+    opener = gzip.open if compressed else open
+    return opener(path, "rt", encoding="utf-8-sig", newline="")
+
+
+def _json(path: Path, start: str) -> tuple[str, Iterable]:
+    """What a file of JSON is, and its records."""
+    try:
+        first = json.loads(start)
+    except ValueError:
+        first = {}
+    for module in LINES:
+        if first.keys() >= module.KEYS:
+            return module.KIND, module.records(_lines(path))
+    try:
+        with _text(path) as file:
+            whole = json.load(file)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}; the file may be cut") from None
+    if "eval" in whole and whole.get("samples"):
+        return answers_inspect.KIND, answers_inspect.records(whole["samples"])
+    for key, what in BESIDE.items():
+        if key in whole:
+            raise InputError(f"{path}: {what}")
+    raise InputError(
+        f"{path}: expected samples of lm-eval or of Every Eval Ever, or an Inspect log; found JSON "
+        f"with the keys {', '.join(list(whole)[:8])}"
     )
 
 
-def _spellings() -> dict[str, int]:
-    """How an option may be written: a column with empty cells makes other programs write 2.0."""
-    return {str(n): n for n in range(3)} | {f"{n}.0": n for n in range(3)}
+def _lines(path: Path) -> Iterator[dict]:
+    with _text(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise InputError(
+                    f"{path}: line {number} is not JSON: {error}; the file may be cut"
+                ) from None
 
 
-def _read_text(path: str | Path) -> pd.DataFrame:
+def _checked(path: Path, kind: str, records: Iterable) -> Iterator[Record | str]:
+    """The records, one that is not as its program writes it refused in one line."""
+    number = 0
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: expected a CSV file, found none") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as problem:
-        first_line = str(problem).strip().splitlines()[0]
-        raise InputError(f"{path}: expected a CSV file, could not read it: {first_line}") from None
-    absent = [column for column in COLUMNS if column not in table.columns]
-    if absent:
+        for record in records:
+            number += 1
+            yield record
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise InputError(
-            f"{path}: expected the columns {', '.join(COLUMNS)}; missing {', '.join(absent)}, "
-            f"found {', '.join(table.columns)}"
-        )
-    return table[list(COLUMNS)].apply(lambda column: column.str.strip())
-
-
-def _refuse(path, wrong: pd.Series, shown: pd.Series, expected: str, found: str) -> None:
-    if wrong.any():
-        raise InputError(
-            f"{path}: {expected}; found {found} in {wrong.sum()} of {len(wrong)} rows "
-            f"(first: {shown[wrong].iloc[0]})"
-        )
+            f"{path}: row {number + 1} is not as in {kind}: {type(error).__name__}: {error}"
+        ) from error

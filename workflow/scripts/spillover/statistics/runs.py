@@ -7,6 +7,7 @@ import pandas as pd
 from spillover.core.errors import InputError
 from spillover.core.files import read_table
 from spillover.data import answers
+from spillover.scoring import parsing
 
 
 def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
@@ -14,14 +15,14 @@ def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> 
 
     Parameters
     ----------
-    files : Parquet files, one an attribute, or one CSV file of answers made elsewhere.
+    files : Parquet files, one an attribute, or one file of answers made elsewhere.
     items : item tables of the study's attributes.
     asked : the items that answers made elsewhere must cover; others that they hold are left
         aside, as long as they are items of the study.
     """
     if str(files[0]).endswith(".parquet"):
         return pd.concat(map(read_table, files), ignore_index=True)
-    return answers.read(files[0], items, required=asked)
+    return answers.read(files[0], items, required=asked, parse=parsing.parse)
 
 
 def read_seeds(

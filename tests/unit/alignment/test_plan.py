@@ -36,7 +36,7 @@ def test_weights_are_exact(tmp_path, size, quantization):
         if state is not None:
             scales = (state.absmax, state.code, state.offset, state.state2.absmax)
             loaded += sum(x.nbytes for x in (*scales, state.state2.code))
-    assert plan.weight_bytes(skeleton(folder), quantization, "bfloat16") == loaded
+    assert plan.weight_bytes(skeleton(folder, dtype="bfloat16"), quantization, "bfloat16") == loaded
 
 
 class Live(TorchDispatchMode):

@@ -52,7 +52,7 @@ def weight_bytes(model: torch.nn.Module, quantization: str, dtype: str) -> int:
 
     Parameters
     ----------
-    model : without adapter, on any device.
+    model : without adapter, made in ``dtype``, on any device.
     """
     dtype = getattr(torch, dtype)
     layers = quantized_layers(model) if quantization == "nf4" else []
@@ -66,7 +66,7 @@ def weight_bytes(model: torch.nn.Module, quantization: str, dtype: str) -> int:
             # Beside the scales: their mean, the 16 values of NF4 and the 256 of the scales.
             total += math.ceil(n / 2) + blocks + 4 * math.ceil(blocks / 256) + 4 * (1 + 16 + 256)
         else:
-            total += n * (4 if in_float32.search(name) else dtype.itemsize)
+            total += n * (4 if in_float32.search(name) else parameter.element_size())
     return total
 
 

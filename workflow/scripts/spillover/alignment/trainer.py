@@ -234,7 +234,7 @@ class _Steps:
         if difference > tolerance:
             raise InputError(
                 f"{name} cannot be trained: TRL's log-probabilities of an answer are off by "
-                f"{difference:.2g} of the model's own (logits that are scaled or capped)"
+                f"{difference:.2g} of the model's own (of a head, it knows a matrix, scale and cap)"
             )
 
     def _both_ways(self, pair: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -66,13 +66,6 @@ def identity(
     return attribute, None if number is None else int(number)
 
 
-def check_attribute(attribute: str, items: pd.DataFrame, where: str) -> None:
-    """Refuse a name that is neither an attribute of the study nor a set of BBQ's."""
-    known = sorted({*SETS, *items["attribute"]})
-    if attribute not in known:
-        raise InputError(f"{where}: expected an attribute, {', '.join(known)}; found {attribute!r}")
-
-
 class Matcher:
     """Finds the item and the options of a record, by ``example_id`` and by text.
 
@@ -83,7 +76,8 @@ class Matcher:
     """
 
     def __init__(self, items: pd.DataFrame, parse: Callable | None = None):
-        self.items, self.parse = items, parse
+        self.parse = parse
+        self.attributes = sorted({*SETS, *items["attribute"]})
         self.by_id, self.by_context = {}, defaultdict(list)
         for item in items.to_dict("records"):
             self.by_id[item["attribute"], item["example_id"]] = item
@@ -123,8 +117,11 @@ class Matcher:
 
     def _item(self, record: Record, where: str) -> dict | str:
         asked = _plain(record.asked)
-        if record.attribute is not None:
-            check_attribute(record.attribute, self.items, where)
+        if record.attribute not in (None, *self.attributes):
+            raise InputError(
+                f"{where}: expected an attribute, {', '.join(self.attributes)}; found "
+                f"{record.attribute!r}"
+            )
         if record.attribute is not None and record.example_id is not None:
             item = self.by_id.get((record.attribute, record.example_id))
             if item is None:

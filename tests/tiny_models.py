@@ -231,3 +231,15 @@ def make(
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def loaded_bytes(model: torch.nn.Module) -> int:
+    """Bytes of a model's weights in memory, scales of NF4 among them."""
+    total = 0
+    for parameter in model.parameters():
+        total += parameter.untyped_storage().nbytes()
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            scales = (state.absmax, state.code, state.offset, state.state2.absmax)
+            total += sum(x.nbytes for x in (*scales, state.state2.code))
+    return total

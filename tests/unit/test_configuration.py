@@ -342,7 +342,7 @@ PLACES = {
     "alignments.given.adapter.smollm2-135m.path": lambda c, path: c["alignments"].update(
         given={"target": [], "adapter": {"smollm2-135m": {"type": "path", "path": path}}}
     ),
-    "alignments.given.checkpoint.smollm2-135m.path": lambda c, path: c["alignments"].update(
+    "alignments.given.checkpoint.smollm2-135m.0.path": lambda c, path: c["alignments"].update(
         given={"target": [], "checkpoint": {"smollm2-135m": [{"type": "path", "path": path}]}}
     ),
 }
@@ -363,6 +363,17 @@ def test_nothing_of_the_users_lies_where_rules_write(config, key, place, tmp_pat
         message = rf"^{re.escape(key)}: {re.escape(path)} lies in .*, where the workflow writes"
         with pytest.raises(InputError, match=message):
             study.check_paths(filled(spoilt))
+
+
+def test_each_seeds_path_is_looked_at(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("resources/models/mine").mkdir(parents=True)
+    places = [{"type": "path", "path": path} for path in ("resources/models/mine", "mine")]
+    config["alignments"]["given"] = {"target": [], "adapter": {"smollm2-135m": places}}
+    config["seeds"] = [0, 1]
+    with pytest.raises(InputError, match=r"^alignments.given.adapter.smollm2-135m.0.path: resour"):
+        study.check_paths(filled(config))
 
 
 def test_a_path_that_is_not_there_is_named_by_its_key(config, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ rule train_dpo:
     priority: 1
     conda:
         "../../envs/model.yaml"
-    threads: get_threads(len(get_models()) * len(get_aligned_runs()), most=8)
+    threads: get_threads(len(get_models()) * len(get_runs_of(get_trained())), most=8)
     resources:
         mem_mb=32000,
         runtime=1440,
@@ -153,5 +153,5 @@ rule adapters:
             "results/{study}/{model}/{file}",
             study=config["study"],
             model=get_models(),
-            file=get_adapter_runs([*get_trained(), *get_given("adapter")]),
+            file=get_adapter_results(),
         ),

@@ -51,13 +51,14 @@ resource_scopes:
     gpu="local",
 
 
-def get_aligned_runs(alignments=None):
-    """Runs that an alignment makes: {alignment}/seed{seed}, of all alignments by default."""
-    return [
-        f"{alignment}/seed{seed}"
-        for alignment in alignments or config["alignments"]
-        for seed in config["seeds"]
-    ]
+def get_runs_of(alignments):
+    """Runs that alignments make: {alignment}/seed{seed}."""
+    return [f"{alignment}/seed{seed}" for alignment in alignments for seed in config["seeds"]]
+
+
+def get_aligned_runs():
+    """Runs of all alignments."""
+    return get_runs_of(config["alignments"])
 
 
 def get_models():
@@ -78,26 +79,17 @@ def get_given(kind):
     return [name for name, settings in alignments if elsewhere.made_elsewhere(settings) == kind]
 
 
-def get_adapter_runs(alignments):
-    """Runs of alignments that are adapters, and what tells of them, as far as there is any."""
-    trained, diagnosed = get_trained(), get_diagnosed()
-    return [
-        f"{run}/{file}"
-        for alignment in alignments
-        for run in get_aligned_runs([alignment])
-        for file in ["adapter/adapter_model.safetensors"]
-        + ["training.tsv"] * (alignment in trained)
-        + ["diagnostics.tsv"] * (alignment in diagnosed)
-    ]
-
-
-def get_diagnosed():
-    """Alignments with a reference, the base without the adapter, and items to try both on."""
-    return [
-        name
-        for name in [*get_trained(), *get_given("adapter")]
-        if config["alignments"][name]["target"]
-    ]
+def get_adapter_results():
+    """Adapters of all aligned runs, and what tells of them, as far as there is any."""
+    adapters = [*get_trained(), *get_given("adapter")]
+    # Those with items to try the adapter on, and the base without it.
+    diagnosed = [name for name in adapters if config["alignments"][name]["target"]]
+    files = {
+        "adapter/adapter_model.safetensors": adapters,
+        "training.tsv": get_trained(),
+        "diagnostics.tsv": diagnosed,
+    }
+    return [f"{run}/{file}" for file, names in files.items() for run in get_runs_of(names)]
 
 
 def only(names):
@@ -163,8 +155,7 @@ def get_trained_on(wildcards):
 
 def get_settings(name):
     """Settings of a model; those of its base are a checkpoint's too."""
-    model, _ = elsewhere.checkpoints(config).get(name, (name, None))
-    return config["models"][model]
+    return config["models"][elsewhere.base_of(name)]
 
 
 def weights_of(name):

@@ -20,7 +20,9 @@ with log_to(snakemake.log[0]), replacing(snakemake.output[0]) as folder:
         record = downloads.fetch_model(source, folder)
         is_checkpoint = name not in config["models"]
         check = check_checkpoint if is_checkpoint else check_folder
-        check(Path(source.get("path", folder)), forms, chat_template)
+        # A folder of the user's first: what lies there and is not used may say what is wrong.
+        for place in dict.fromkeys([Path(source.get("path", folder)), folder]):
+            check(place, forms, chat_template)
     kept = folder / "source.json"
     kept.unlink(missing_ok=True)  # it may be a link to a file of the user's
     record["content"] = folder_sha256(folder, MODEL_FILES)

@@ -18,6 +18,8 @@ with log_to(snakemake.log[0]):
         try:
             heldout = samples.heldout_elsewhere(items, trained_on, snakemake.params.exclude_groups)
         except InputError as error:
-            key = f"alignments.{snakemake.wildcards.alignment}.trained_on"
-            raise InputError(f"{key}: {path}: {error}") from error
+            key = f"trained_on: {path}" if path else "exclude_groups"
+            raise InputError(
+                f"alignments.{snakemake.wildcards.alignment}.{key}: {error}"
+            ) from error
     write_table(heldout[["item_id"]], snakemake.output[0])

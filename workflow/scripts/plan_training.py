@@ -16,11 +16,7 @@ with log_to(snakemake.log[0]):
             "model_folder": folder,
             "pairs": pairs[alignment],
             **{key: params.alignments[alignment][key] for key in ("objective", "lora", "training")},
-            **{
-                key: model[key]
-                for key in ("quantization", "dtype", "chat_template")
-                if key in model
-            },
+            **{key: model[key] for key in ("quantization", "dtype", "chat_template")},
         }
         for folder in snakemake.input.models
         for model in [params.models[Path(folder).name]]

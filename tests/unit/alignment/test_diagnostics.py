@@ -60,21 +60,18 @@ def test_diagnostics_equal_sequences_by_themselves(folder, format):
     assert aligned["probability_B"] == pytest.approx(mean.item(), rel=1e-4)
 
 
+def card(folder, source=None, **changes) -> str:
+    """Text of a model card."""
+    given = {"settings": {}, "quantization": "none", "dtype": "float32", "n_pairs": 12}
+    given |= {"pairs_sha256": "f00", "seed": 3, "results": None} | changes
+    model_card.write(folder, source or {}, **given)
+    return (folder / "README.md").read_text()
+
+
 def test_card_names_the_base_the_data_and_the_settings(tmp_path):
     source = {"type": "hub", "repo": "someone/model", "revision": "main", "commit": "abc123"}
     settings = {"objective": {"loss": ["ipo"]}, "lora": {"r": 8}, "training": {"epochs": 2}}
-    model_card.write(
-        tmp_path,
-        source,
-        settings=settings,
-        quantization="nf4",
-        dtype="bfloat16",
-        n_pairs=12,
-        pairs_sha256="f00",
-        seed=3,
-        results=None,
-    )
-    text = (tmp_path / "README.md").read_text()
+    text = card(tmp_path, source, settings=settings, quantization="nf4", dtype="bfloat16")
     _, head, body = text.split("---\n", 2)
     assert "base_model: someone/model" in head
     for part in ("abc123", "f00", "| 12,", "| seed | 3 |", "loss:\n  - ipo", "r: 8", "nf4"):
@@ -84,36 +81,14 @@ def test_card_names_the_base_the_data_and_the_settings(tmp_path):
 
 
 def test_card_names_the_arguments_of_the_chat_template(tmp_path):
-    model_card.write(
-        tmp_path,
-        {},
-        settings={"lora": {"r": 8}},
-        chat_template={"reasoning_effort": "low"},
-        quantization="none",
-        dtype="float32",
-        n_pairs=12,
-        pairs_sha256="f00",
-        seed=3,
-        results=None,
-    )
-    body = (tmp_path / "README.md").read_text()
+    asked = {"reasoning_effort": "low"}
+    body = card(tmp_path, settings={"lora": {"r": 8}}, chat_template=asked)
     assert "chat_template:\n  reasoning_effort: low\nlora:\n  r: 8\n```" in body
 
 
 def test_the_card_of_a_control_says_that_it_is_one(tmp_path):
-    model_card.write(
-        tmp_path,
-        {},
-        settings={},
-        data={"target": ["Age", "SES"], "pairs": {"format": "cloze", "preferences": "shuffled"}},
-        quantization="none",
-        dtype="float32",
-        n_pairs=12,
-        pairs_sha256="f00",
-        seed=3,
-        results=None,
-    )
-    text = (tmp_path / "README.md").read_text()
+    pairs = {"format": "cloze", "preferences": "shuffled"}
+    text = card(tmp_path, data={"target": ["Age", "SES"], "pairs": pairs})
     assert "# LoRA adapter, trained by DPO on shuffled preferences: a control" in text
     assert "there was nothing to learn" in text
     assert "| aligned for | Age, SES |" in text

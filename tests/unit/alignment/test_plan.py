@@ -29,13 +29,7 @@ SIZES = {
 def test_weights_are_exact(tmp_path, size, quantization):
     folder = tiny_models.make(tmp_path, "llama", **SIZES[size])
     model = load_model(folder, quantization, "bfloat16", "cpu")
-    loaded = 0
-    for parameter in model.parameters():
-        loaded += parameter.untyped_storage().nbytes()
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            scales = (state.absmax, state.code, state.offset, state.state2.absmax)
-            loaded += sum(x.nbytes for x in (*scales, state.state2.code))
+    loaded = tiny_models.loaded_bytes(model)
     assert plan.weight_bytes(skeleton(folder, dtype="bfloat16"), quantization, "bfloat16") == loaded
 
 

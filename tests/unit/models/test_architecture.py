@@ -95,17 +95,6 @@ def test_code_in_a_folder_is_never_run(tiny_folder, tiny_copy, monkeypatch, arch
 # ------------------------------------------------------------------ NF4
 
 
-def loaded_bytes(model) -> int:
-    total = 0
-    for parameter in model.parameters():
-        total += parameter.untyped_storage().nbytes()
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            scales = (state.absmax, state.code, state.offset, state.state2.absmax)
-            total += sum(x.nbytes for x in (*scales, state.state2.code))
-    return total
-
-
 def test_nf4_is_stored_counted_and_documented(architecture, tiny_folder, tmp_path, caplog):
     folder = tiny_folder(architecture)
     ids = torch.tensor([[40, 50, 60, 70, 80, 90]])
@@ -123,7 +112,7 @@ def test_nf4_is_stored_counted_and_documented(architecture, tiny_folder, tmp_pat
     with torch.inference_mode():
         assert torch.equal(once(ids).logits, each_time(ids).logits)
     job = {"model_folder": folder, "quantization": "nf4", "dtype": "bfloat16"}
-    assert plan.disk_bytes(job) == loaded_bytes(each_time)
+    assert plan.disk_bytes(job) == tiny_models.loaded_bytes(each_time)
     left = plan.not_quantised(job)
     assert ("not quantised" in caplog.text) == bool(left)
     assert not left or left.split(": ")[1] in caplog.text

@@ -39,6 +39,11 @@ def checkpoint(config: Mapping, model: str, run: str) -> str | None:
     return f"{model}@{name}" + (f"-seed{seed}" if isinstance(given[model], list) else "")
 
 
+def base_of(name: str) -> str:
+    """The model that a name under ``resources/models`` is, or is a checkpoint of."""
+    return name.partition("@")[0]
+
+
 def checkpoints(config: Mapping) -> dict[str, tuple[str, str]]:
     """Every such name, with the model and the (first) run that it is of."""
     found = {}

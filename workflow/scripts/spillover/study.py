@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spillover.alignment.settings import check_objective
 from spillover.core.errors import InputError
-from spillover.elsewhere import KINDS, is_trained, made_elsewhere
+from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
 
 # What decides which items an alignment is trained and evaluated on.
 ITEMS = ("target", "exclude_groups", "split", "trained_on")
@@ -68,7 +68,7 @@ def forms(config: Mapping) -> dict:
 
 def chat_template(config: Mapping, name: str) -> dict:
     """Arguments of the chat template of a model, or of a checkpoint beside it: its base's."""
-    return config["models"][name.partition("@")[0]].get("chat_template", {})
+    return config["models"][base_of(name)].get("chat_template", {})
 
 
 def check(config: Mapping, attributes: Collection[str]) -> None:
@@ -247,9 +247,12 @@ def _paths(config: Mapping) -> dict[str, tuple[str, Callable[[Path], bool], str]
     for name, alignment in config["alignments"].items():
         kind = made_elsewhere(alignment)
         for model, given in alignment.get(kind, {}).items():
-            for source in given if isinstance(given, list) else [given]:
+            key = f"alignments.{name}.{kind}.{model}"
+            each = given if isinstance(given, list) else [given]
+            for number, source in enumerate(each):
+                place = f"{key}.{number}.path" if isinstance(given, list) else f"{key}.path"
                 if source["type"] == "path":
-                    found[f"alignments.{name}.{kind}.{model}.path"] = (source["path"], *folder)
+                    found[place] = (source["path"], *folder)
         if alignment["trained_on"]:
             found[f"alignments.{name}.trained_on"] = (alignment["trained_on"], *file)
     return found

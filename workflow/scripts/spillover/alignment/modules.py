@@ -18,8 +18,7 @@ def all_linear(model: PreTrainedModel) -> tuple[list[str], dict[str, list[str]]]
     """The linear layers that ``all-linear`` stands for, by their full names.
 
     All of the text model, but the output head and what should have no adapter, or cannot: the
-    experts of a mixture, where they are one parameter; its router, and layers of a few
-    numbers;
+    experts of a mixture, where they are one parameter; its router, and layers of a few numbers;
     layers of a Mamba mixer whose weights are read around them; shared experts, where PEFT takes
     their names for those of all experts.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
-from spillover.core.errors import InputError
+from spillover.core.errors import InputError, first_line
 from spillover.models.architecture import read_config, without_weights
 from spillover.models.weights import counted, read_header
 
@@ -45,7 +45,7 @@ def check_adapter(folder: str | Path, base: str | Path, said: str | None = None)
             model = get_peft_model(model, config)
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
-                f"{folder / CONFIG}: does not fit its base: {_first_line(error)}"
+                f"{folder / CONFIG}: does not fit its base: {first_line(error)}"
             ) from error
     refuse_faults(folder, model)
 
@@ -105,7 +105,7 @@ def _read_config(folder: Path) -> PeftConfig:
     try:
         return PeftConfig.from_pretrained(folder, local_files_only=True)
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / CONFIG}: cannot be read: {_first_line(error)}") from error
+        raise InputError(f"{folder / CONFIG}: cannot be read: {first_line(error)}") from error
 
 
 def _check_base(folder: Path, config: PeftConfig, base: Path, said: str | None) -> None:
@@ -121,7 +121,3 @@ def _check_base(folder: Path, config: PeftConfig, base: Path, said: str | None) 
             f"these are the same weights, say so beside its source, as base: {trained_on}"
         )
     logger.info("trained on %s, by its own account", trained_on or "an unnamed base")
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

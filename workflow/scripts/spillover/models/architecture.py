@@ -16,7 +16,7 @@ from transformers import (
     __version__,
 )
 
-from spillover.core.errors import InputError
+from spillover.core.errors import InputError, named
 
 # Listed as causal by transformers, and not: a token sees those behind it.
 NOT_CAUSAL = {"bert-generation", "cpmant", "xlnet"}
@@ -127,7 +127,7 @@ def check_architecture(folder: str | Path) -> None:
         config = read_config(folder)
         text = config.get_text_config()
     except Exception as error:  # whatever a class does with values that it does not expect
-        raise InputError(f"{file}: not a configuration of {name}: {_line(error)}") from error
+        raise InputError(f"{file}: not a configuration of {name}: {named(error)}") from error
     reason = _not_causal(config, text)
     if reason:
         raise InputError(f"{file}: {name} {reason}; expected a causal language model of text")
@@ -135,7 +135,7 @@ def check_architecture(folder: str | Path) -> None:
         without_weights(config, attention=attention(config))
     except Exception as error:
         raise InputError(
-            f"{file}: transformers {__version__} cannot build this {name}: {_line(error)}"
+            f"{file}: transformers {__version__} cannot build this {name}: {named(error)}"
         ) from error
 
 
@@ -156,8 +156,3 @@ def _not_causal(config: PreTrainedConfig, text: PreTrainedConfig) -> str | None:
             f"{text.model_type}, saved by itself can)"
         )
     return "has no causal language model in transformers"
-
-
-def _line(error: Exception) -> str:
-    """An error's first line."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"

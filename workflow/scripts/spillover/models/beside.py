@@ -29,8 +29,11 @@ def tokenizer_beside(
     own = load_tokenizer(checkpoint, chat_template)
     differing = [
         what
-        for what, value in (("chat template", _template), ("tokens", _tokens))
-        if value(own) != value(of_base)
+        for what, differs in (
+            ("chat template", own.chat_template != of_base.chat_template),
+            ("tokens", _tokens(own) != _tokens(of_base)),
+        )
+        if differs
     ]
     if not differing:
         logger.info("the checkpoint has its base's tokenizer and chat template")
@@ -41,10 +44,6 @@ def tokenizer_beside(
         " and ".join(differing),
     )
     return own
-
-
-def _template(tokenizer) -> str | None:
-    return tokenizer.chat_template
 
 
 def _tokens(tokenizer) -> str | dict[str, int]:

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-from transformers import AutoConfig, GenerationConfig
+from transformers import GenerationConfig
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from spillover.core.errors import InputError
 from spillover.data import prompts
+from spillover.models.architecture import read_config
 from spillover.models.load import load_tokenizer, vocabulary_size
 from spillover.models.tokens import (
     check_end_of_turn,
@@ -112,5 +113,4 @@ def _ends(folder: Path) -> int | list[int] | None:
     """Tokens that end a response, as the model will have them once it is loaded."""
     if (folder / "generation_config.json").is_file():
         return GenerationConfig.from_pretrained(folder, local_files_only=True).eos_token_id
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return GenerationConfig.from_model_config(config).eos_token_id
+    return GenerationConfig.from_model_config(read_config(folder)).eos_token_id

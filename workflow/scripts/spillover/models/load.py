@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from spillover.core.errors import InputError
 from spillover.core.files import check_links
-from spillover.models.adapters import attach
 from spillover.models.architecture import attention, read_config, without_weights
 from spillover.models.nf4 import left_in_full, skipped
 from spillover.models.weights import refuse_faults
@@ -70,8 +69,7 @@ def load_tokenizer(folder: str | Path, chat_template: Mapping | None = None):
 
 def vocabulary_size(folder: str | Path) -> int:
     """How many tokens a folder's model has, which may be more or fewer than its tokenizer's."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return config.get_text_config().vocab_size
+    return read_config(folder).get_text_config().vocab_size
 
 
 def load_model(
@@ -134,6 +132,9 @@ def load_model(
     if quantization == "nf4":
         _tell_what_is_left(model, dtype)
     if adapter is not None:
+        # Only here: a base needs no PEFT, whose import takes a second.
+        from spillover.models.adapters import attach
+
         model = attach(model, adapter)
     return model.eval()
 

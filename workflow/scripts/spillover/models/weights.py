@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from spillover.core.errors import InputError
+from spillover.core.errors import InputError, first_line
 from spillover.models.architecture import read_config
 
 INDEX = "model.safetensors.index.json"
@@ -199,8 +199,7 @@ def _match(
         )
     except RuntimeError as error:  # a conversion of the loader's that does not come out
         raise InputError(
-            f"{folder}: its tensors do not make those of its architecture: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"{folder}: its tensors do not make those of its architecture: {first_line(error)}"
         ) from error
     finally:
         report.setLevel(level)

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import torch
 
-from spillover.core.errors import InputError
+from spillover.core.errors import InputError, named
 from spillover.models import prefix_tree
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def plain_logits(model: torch.nn.Module, depth: int) -> torch.Tensor | None:
     except Exception as error:  # whatever an architecture wants beside tokens
         if out_of_memory(error):  # the engine tells
             return None
-        raise InputError(f"{name} cannot be scored: {_line(error)}") from error
+        raise InputError(f"{name} cannot be scored: {named(error)}") from error
     difference, allowed = _difference(model, plain, torch.stack([alone, plain[1]]))
     if difference > allowed:
         raise InputError(
@@ -145,7 +145,7 @@ def tree_obstacle(model: torch.nn.Module, depth: int, plain: torch.Tensor | None
             shared = prefix_tree.logits_of_rows(model, [tree], [nodes], header)[0]
             expected = torch.stack([*plain, _alone(model, short)])
     except Exception as error:  # whatever an architecture does with what it does not know
-        return _line(error)
+        return named(error)
     difference, allowed = _difference(model, shared, expected)
     if not difference <= allowed:
         return f"on a trial tree, log-probabilities are off by {difference:.2g}"
@@ -157,10 +157,6 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
         text in str(error) for text in ("not enough memory", "can't allocate memory")
     )
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _sequences(model: torch.nn.Module, depth: int) -> tuple[list[int], list[int]]:

@@ -30,6 +30,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
         seed = tmp_path / "seed0"
         machine = {"device": "cpu", "gpu_memory": None, "training_tokens_per_batch": None}
         machine |= {"checkpoint_steps": 1, "checkpoint_minutes": 10, "report_to": list(report_to)}
+        config = {"evaluation": {"scoring": "letter", "cloze": {}}, "alignments": {}}
         snakemake = SimpleNamespace(
             input=SimpleNamespace(pairs=tmp_path / "train.parquet", model=tiny_folder("llama")),
             output=SimpleNamespace(
@@ -39,7 +40,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
             ),
             log=[str(seed / "train_dpo.log")],
             threads=1,
-            config={"machine": machine},
+            config=config | {"machine": machine},
             params=SimpleNamespace(
                 model={"quantization": "none", "dtype": "float32"},
                 objective={},

@@ -153,11 +153,7 @@ class _Steps:
                 smaller = min(self.tokens_per_batch, largest) // 2
                 single = max(map(len, map(self._units, parts))) == 1
                 if single or not _divisible(pairs, self.loss_types):
-                    raise InputError(
-                        f"out of memory with {largest} tokens in one forward pass, the fewest "
-                        "that this objective and these pairs allow; use a GPU with more memory, "
-                        "gradient checkpointing, quantization: nf4 or a smaller model"
-                    ) from None
+                    raise _out_of_memory(largest) from None
             self._metrics["train"].clear()
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
@@ -223,7 +219,7 @@ class _Steps:
             found, expected = self._both_ways(pair)
         except Exception as error:  # whatever an architecture wants beside TRL's arguments
             if should_reduce_batch_size(error):
-                raise
+                raise _out_of_memory(self._size([pair])) from None
             first = (str(error).strip().splitlines() or [""])[0]
             raise InputError(
                 f"{name} cannot be trained: {type(error).__name__}: {first}"
@@ -300,6 +296,14 @@ def _divisible(pairs: Sequence[Mapping], losses: Sequence[str]) -> bool:
         return False
     # A mean over tokens: only if all chosen answers are as long.
     return "sft" not in losses or len({len(pair["chosen_ids"]) for pair in pairs}) == 1
+
+
+def _out_of_memory(n_tokens: int) -> InputError:
+    return InputError(
+        f"out of memory with {n_tokens} tokens in one forward pass, the fewest that this "
+        "objective and these pairs allow; use a GPU with more memory, gradient checkpointing, "
+        "quantization: nf4 or a smaller model"
+    )
 
 
 def _n_tokens(pair: Mapping) -> int:

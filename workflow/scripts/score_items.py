@@ -1,19 +1,13 @@
 """Score the items of every attribute with one run of one model."""
 
-import json
 import logging
 from pathlib import Path
 
 import pandas as pd
 from spillover import study
-from spillover.core.files import (
-    file_sha256,
-    read_provenance,
-    read_table,
-    sha256,
-    write_table,
-)
+from spillover.core.files import read_provenance, read_table, sha256, write_table
 from spillover.core.logs import log_to
+from spillover.core.provenance import provenance
 from spillover.data.samples import asked_items, heldout_for
 
 logger = logging.getLogger("spillover")
@@ -27,20 +21,19 @@ with log_to(snakemake.log[0]):
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
-    depends_on = [params.model, params.evaluation, params.code]
-    folders = [model_folder, Path(base)] if base else [model_folder]
-    records = [folder / name for folder in folders for name in ("source.json", "quantized.json")]
-    depends_on += [record.read_text() for record in records if record.exists()]
-    depends_on += [file_sha256(path) for path in adapter]
+    job = provenance(
+        [params.model, params.evaluation, params.code],
+        [model_folder, base] if base else [model_folder],
+        adapter,
+    )
     todo = {}
     for output in map(Path, snakemake.output):
         of_attribute = asked[asked["attribute"] == output.stem]
-        content = json.dumps(depends_on, sort_keys=True) + of_attribute.to_json(orient="records")
-        provenance = sha256(content.encode())
-        if read_provenance(output) == provenance:
+        made_of = sha256((job + of_attribute.to_json(orient="records")).encode())
+        if read_provenance(output) == made_of:
             logger.info("%s: is there already, of the same model, items and settings", output)
         else:
-            todo[output] = (of_attribute, provenance)
+            todo[output] = (of_attribute, made_of)
     if todo:
         # Only here: what is there already needs no model.
         import torch
@@ -65,7 +58,7 @@ with log_to(snakemake.log[0]):
             device=machine["device"],
             adapter=Path(adapter[0]).parent if adapter else None,
         )
-    for output, (of_attribute, provenance) in todo.items():
+    for output, (of_attribute, made_of) in todo.items():
         logger.info("%s", output.stem)
         predictions = score(
             of_attribute,
@@ -74,10 +67,10 @@ with log_to(snakemake.log[0]):
             **params.evaluation,
             tokens_per_batch=machine["tokens_per_batch"],
             partial=Path(params.partial) / output.stem,
-            fingerprint=provenance,
+            fingerprint=made_of,
         )
         predictions["outcome"] = outcomes.label_predictions(of_attribute, predictions)
-        write_table(predictions, output, provenance)
+        write_table(predictions, output, made_of)
     if todo:
         # All tables are written: should a later one have failed, none of these would stand.
         scored_blocks.remove(params.partial)

@@ -1,5 +1,6 @@
 """Align a model on preference pairs: LoRA by DPO on the quantised base."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -9,14 +10,19 @@ from spillover.alignment import checkpoints, plan
 from spillover.alignment.train import train
 from spillover.core.files import read_table, replacing, write_table
 from spillover.core.logs import log_to
+from spillover.core.provenance import provenance
 from spillover.models.check_tokenizer import check_tokenizer
 
-with log_to(snakemake.log[0]):
+logger = logging.getLogger("spillover")
+
+
+def align(made_of: str) -> None:
+    """Train, and put adapter and tables in their places."""
     torch.set_num_threads(snakemake.threads)
+    params = snakemake.params
     # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
     keep = {key: machine[key] for key in ("checkpoint_steps", "checkpoint_minutes", "report_to")}
-    params = snakemake.params
     # Whatever is asked of the model before and after must be possible before it is trained.
     check_tokenizer(
         snakemake.input.model, study.forms(snakemake.config), params.model.get("chat_template")
@@ -45,5 +51,25 @@ with log_to(snakemake.log[0]):
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
             speed=snakemake.output.speed,
         )
-    write_table(training, snakemake.output.training)
+        write_table(training, snakemake.output.training)
+        (adapter / "provenance.txt").write_text(made_of)
     checkpoints.discard(params.checkpoints)
+
+
+with log_to(snakemake.log[0]):
+    params = snakemake.params
+    settings = (params.model, params.objective, params.lora, params.training, params.data)
+    made_of = provenance(
+        [*settings, params.code, snakemake.wildcards.seed],
+        [snakemake.input.model],
+        [snakemake.input.pairs],
+    )
+    weights = Path(snakemake.output.weights)
+    record = weights.with_name("provenance.txt")
+    # Snakemake has removed what was there before this attempt, and the adapter comes last. One
+    # that is there was made since: by a job that an earlier start had left running, and that
+    # this one has waited for.
+    if weights.exists() and record.is_file() and record.read_text() == made_of:
+        logger.info("%s: made by the other job", record.parent)
+    else:
+        align(made_of)

@@ -43,6 +43,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
             config=config | {"machine": machine},
             params=SimpleNamespace(
                 model={"quantization": "none", "dtype": "float32"},
+                code="",
                 objective={},
                 lora={},
                 training={"pairs_per_step": 8},

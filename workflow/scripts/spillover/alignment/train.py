@@ -33,7 +33,9 @@ from spillover.alignment.trainer import (
     StockTrainer,
     arguments,
 )
-from spillover.core.files import folder_sha256, write_table
+from spillover.core import signals
+from spillover.core.errors import InputError
+from spillover.core.files import disk_is_full, folder_sha256, write_table
 from spillover.models.load import MODEL_FILES, load_model, load_tokenizer, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -174,11 +176,24 @@ def train(
     )
     trainer.check_log_probabilities(rows[0])
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(_Checkpoints(training, checkpoints))
+    request = signals.Request()
+    trainer.add_callback(_Checkpoints(training, checkpoints, request))
     trainer.add_callback(_Progress(len(rows), training["epochs"]))
     if start is not None:
         logger.info("going on from %s", start)
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    try:
+        with request.awaited():
+            trainer.train(resume_from_checkpoint=str(start) if start else None)
+    except (OSError, RuntimeError) as error:
+        if disk_is_full(error):
+            raise InputError(f"{checkpoints}: no space left on the disk") from error
+        raise
+    if trainer.state.global_step < trainer.state.max_steps:
+        raise InputError(
+            f"ended by {request.signal} at step {trainer.state.global_step} of "
+            f"{trainer.state.max_steps}; the checkpoint is written, and the next start goes on "
+            "from there"
+        )
     source = _source(model_folder)
     if "repo" in source:
         # For PEFT to find the base anywhere, and not where it lies here.
@@ -228,9 +243,13 @@ def _versions() -> dict[str, str]:
 
 
 class _Checkpoints(TrainerCallback):
-    """A checkpoint after so many steps or minutes; it counts once all of it is written."""
+    """A checkpoint after so many steps or minutes, or when the job is asked to end.
 
-    def __init__(self, training: Mapping, folder: Path):
+    It counts once all of it is written.
+    """
+
+    def __init__(self, training: Mapping, folder: Path, request: signals.Request):
+        self.request = request
         self.steps = training["checkpoint_steps"]
         self.seconds = 60 * training["checkpoint_minutes"]
         self.folder = folder
@@ -240,6 +259,8 @@ class _Checkpoints(TrainerCallback):
         late = time.monotonic() - self.time >= self.seconds
         if late or state.global_step % self.steps == 0:
             control.should_save = True
+        if self.request.signal is not None:
+            control.should_save = control.should_training_stop = True
 
     def on_save(self, args, state, control, **kwargs):
         saved.mark_whole(self.folder / f"checkpoint-{state.global_step}")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import shutil
+import socket
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from spillover.core.errors import InputError
 
 PROVENANCE = b"spillover_provenance"
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed writing file", "unexpected pos")
 
 
 def sha256(data: bytes) -> str:
@@ -59,7 +61,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it to ``path`` if nothing was raised.
 
     The temporary name is hidden and keeps the suffix, for writers that look at it. Files
-    and folders alike: a folder takes the place of the one that is there.
+    and folders alike: a folder takes the place of the one that is there. What a process of this
+    machine that was killed has left of its own is removed.
 
     Raises
     ------
@@ -68,33 +71,52 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    mine = f".{path.stem}.{socket.gethostname()}-"
+    for left in path.parent.iterdir():
+        process = left.name.removeprefix(mine).removesuffix(path.suffix)
+        if left.name.startswith(mine) and process.isdecimal() and not _is_running(int(process)):
+            _remove(left)
+    temporary = path.with_name(f"{mine}{os.getpid()}{path.suffix}")
     try:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except BaseException as error:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         if disk_is_full(error):
             free = shutil.disk_usage(path.parent).free / 1e6
             raise InputError(f"{path}: no space left on the disk ({free:.0f} MB free)") from error
         raise
 
 
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
+
+
 def disk_is_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it was raised from, is the disk's having no space.
 
-    Libraries in Rust and C++ (safetensors, Arrow) wrap the system's error in their own,
-    so its text is looked at as well.
+    Libraries in Rust and C++ (safetensors, Arrow) wrap the system's error in their own, so its
+    text is looked at as well; torch's writer has a text of its own for what it could not write.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if os.strerror(errno.ENOSPC) in str(error):
+        if any(text in str(error) for text in (os.strerror(errno.ENOSPC), *TORCH_CANNOT_WRITE)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,5 +1,6 @@
 """A job's log: everything in its file, progress and errors on the terminal as well."""
 
+import io
 import logging
 import os
 import sys
@@ -7,8 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from spillover.core import signals
 from spillover.core.errors import InputError
 from spillover.core.files import disk_is_full
+from spillover.core.locks import alone
 
 logger = logging.getLogger(__name__)
 
@@ -18,23 +21,34 @@ def log_to(path: str | Path) -> Iterator[None]:
     """Log to ``path`` what the job prints, and to the terminal what it reports.
 
     Whatever libraries write to standard output and error goes into the file alone. An
-    :class:`InputError` ends the job with status 1 and its one line; any other exception leaves
-    its traceback in the file and one line on the terminal.
+    :class:`InputError` ends the job with status 1 and its one line, a signal that asks for the
+    end with its own; any other exception leaves its traceback in the file and one line on the
+    terminal. The same job, started a second time, waits until the first has ended.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
-    terminal = logging.StreamHandler(os.fdopen(os.dup(2), "w"))
+    # Unbuffered: a signal may come in the middle of a line, and has one of its own.
+    raw = open(os.dup(2), "wb", buffering=0)
+    terminal = logging.StreamHandler(io.TextIOWrapper(raw, write_through=True))
     terminal.setFormatter(logging.Formatter(f"[{_job(path)}] %(message)s"))
     terminal.addFilter(logging.Filter("spillover"))
+    logging.basicConfig(level=logging.WARNING, handlers=[terminal], force=True)
+    logging.getLogger("spillover").setLevel(logging.INFO)
+    lock = path.with_name(f".{path.stem}.lock")
+    with alone(lock), signals.handled(signals.end), _recorded(path, terminal):
+        yield
+
+
+@contextmanager
+def _recorded(path: Path, terminal: logging.Handler) -> Iterator[None]:
+    """Open the log file, which the same job may have been writing until now."""
     file = path.open("w")
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
     record = logging.StreamHandler(file)
     record.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[terminal, record], force=True)
-    logging.getLogger("spillover").setLevel(logging.INFO)
+    logging.getLogger().addHandler(record)
     logging.captureWarnings(True)
     try:
         yield

@@ -1,12 +1,37 @@
-"""Fingerprints of the code that a result depends on."""
+"""What a result depends on: fingerprints of code, and of a job's model, files and settings."""
 
 import ast
 import hashlib
+import json
+from collections.abc import Iterable
 from pathlib import Path
+
+from spillover.core.files import file_sha256, sha256
 
 PACKAGE = Path(__file__).parents[1]
 # They carry results and make none.
-PLUMBING = {"core.errors", "core.files", "core.logs"}
+PLUMBING = {"core.errors", "core.files", "core.locks", "core.logs", "core.signals"}
+
+# What tells where a model's files are from.
+RECORDS = ("source.json", "quantized.json")
+
+
+def provenance(settings: Iterable, models: Iterable[str | Path], files: Iterable) -> str:
+    """Hash of what a job's result depends on, for a job to see whether it is made already.
+
+    Parameters
+    ----------
+    settings : whatever JSON can hold, the fingerprint of the code among it.
+    models : folders of models, of which their records are looked at.
+    files : paths of files, of which the content is.
+    """
+    records = [Path(folder) / name for folder in models for name in RECORDS]
+    content = [
+        *settings,
+        *[record.read_text() for record in records if record.exists()],
+        *map(file_sha256, files),
+    ]
+    return sha256(json.dumps(content, sort_keys=True).encode())
 
 
 def fingerprint(*modules: str) -> str:

@@ -26,6 +26,10 @@ include: "workflow/rules/figures.smk"
 report: "workflow/report/workflow.rst"
 
 
+onstart:
+    on_start()
+
+
 # Targets, and what needs the network, which a cluster's nodes often lack.
 localrules:
     all,

@@ -1,17 +1,19 @@
 """Configuration, wildcards, and the functions that name a rule's inputs."""
 
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
 from spillover import elsewhere, study
-from spillover.core import configuration, downloads
+from spillover.core import cluster, configuration, downloads
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -44,6 +46,23 @@ except InputError as error:
 if workflow.is_main_process:
     for note in study.notes(config):
         logger.info(note)
+
+
+def on_start():
+    """On SLURM: refuse a site that would be waited for in vain, and wait for jobs left behind.
+
+    What those have made is not made again: the start begins anew once they have ended.
+    """
+    if workflow.executor_plugin.name != "slurm":
+        return
+    obstacle = cluster.obstacle(workflow.executor_settings.status_command)
+    if obstacle:
+        raise WorkflowError(obstacle)
+    jobs = workflow.dag.needrun_jobs()
+    comments = {cluster.comment(job.rule.name, list(job.wildcards)) for job in jobs}
+    if cluster.wait_for_jobs_left(comments, Path.cwd(), logger.info):
+        workflow.persistence.unlock()
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 # The default profile lets one job at a time have this machine's GPU; a cluster has more of them.
@@ -327,9 +346,10 @@ def get_threads(n_jobs, most):
     """
 
     def threads(wildcards):
-        if not (workflow.is_main_process and workflow.cores):
+        cores = workflow.resource_settings.cores
+        if not (workflow.is_main_process and cores):
             return most  # a job on a cluster has what was asked for
-        return min(max(workflow.cores // max(n_jobs, 1), 1), most)
+        return min(max(cores // max(n_jobs, 1), 1), most)
 
     return threads
 

@@ -29,7 +29,7 @@ def log_to(path: str | Path) -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
     # Unbuffered: a signal may come in the middle of a line, and has one of its own.
-    raw = open(os.dup(2), "wb", buffering=0)
+    raw = io.FileIO(os.dup(2), "w")
     terminal = logging.StreamHandler(io.TextIOWrapper(raw, write_through=True))
     terminal.setFormatter(logging.Formatter(f"[{_job(path)}] %(message)s"))
     terminal.addFilter(logging.Filter("spillover"))

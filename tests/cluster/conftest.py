@@ -1,0 +1,48 @@
+"""A SLURM of this machine's own, and studies that run on it."""
+
+import os
+
+import pytest
+import slurm
+from checkout import Workflow
+
+ASKED = "SPILLOVER_SLURM"
+
+
+@pytest.fixture(scope="session")
+def site():
+    """The cluster, with accounting or without: one at a time.
+
+    Started only where it is asked for: it writes /etc/slurm and starts daemons as root, which
+    nobody expects of a test.
+    """
+    running = []
+
+    def start(accounting: bool) -> slurm.Slurm:
+        if not os.environ.get(ASKED):
+            pytest.skip(f"set {ASKED}=1 for a SLURM on this machine: root, writes /etc/slurm")
+        reason = slurm.obstacle(accounting)
+        if reason:
+            pytest.skip(f"no SLURM: {reason}")
+        if not (running and running[-1].accounting == accounting):
+            running.append(slurm.Slurm(accounting))
+            running[-1].start()
+        return running[-1]
+
+    yield start
+    if running:
+        running[-1].stop()
+
+
+@pytest.fixture(scope="module")
+def published(bbq_files, tmp_path_factory):
+    """Folder of the published data, as a user's clone."""
+    folder = tmp_path_factory.mktemp("bbq")
+    for name, data in bbq_files.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def workflow(tmp_path):
+    return Workflow(tmp_path / "checkout")

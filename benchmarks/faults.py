@@ -52,10 +52,10 @@ def main() -> int:
 
     for kill in record:
         print(f"after {kill['after']:5.1f} s: {kill['killed']}")
-    more = spent - whole
+    lost = (spent - whole) / max(len(record), 1)
     print(
-        f"{len(record)} kills: {spent:.0f} s instead of {whole:.0f} s, {spent / whole:.2f} times as "
-        f"long; {more / max(len(record), 1):.1f} s a kill, the start of Snakemake included"
+        f"{len(record)} kills: {spent:.0f} s instead of {whole:.0f} s, {spent / whole:.2f} times "
+        f"as long; {lost:.1f} s a kill, the start of Snakemake included"
     )
     different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     print(f"{len(expected)} files, different: {', '.join(different) or 'none'}")

@@ -65,8 +65,8 @@ def leftovers(workflow: Workflow) -> list[str]:
         str(path.relative_to(workflow.folder))
         for folder in folders
         for path in folder.rglob(".*")
-        # The lock of a job that was killed is a file that nobody holds.
-        if not path.name.endswith(".lock")
+        # The lock of a job that was killed is a file that nobody holds; the other is Snakemake's.
+        if not path.name.endswith((".lock", ".snakemake_timestamp"))
     ]
 
 

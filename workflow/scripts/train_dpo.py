@@ -3,15 +3,20 @@
 import os
 from pathlib import Path
 
-import torch
 from spillover import study
-from spillover.alignment import checkpoints, plan
-from spillover.alignment.train import train
+from spillover.alignment import checkpoints
 from spillover.core.files import read_table, replacing, write_table
+from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
-from spillover.models.check_tokenizer import check_tokenizer
 
 with log_to(snakemake.log[0]):
+    take_gpu(snakemake.resources.get("gpu", 0))
+    # Only here: bitsandbytes looks at the GPUs when it is imported.
+    import torch
+    from spillover.alignment import plan
+    from spillover.alignment.train import train
+    from spillover.models.check_tokenizer import check_tokenizer
+
     torch.set_num_threads(snakemake.threads)
     # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]

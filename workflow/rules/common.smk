@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
 from spillover import elsewhere, study
-from spillover.core import configuration, downloads
+from spillover.core import configuration, downloads, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -46,9 +46,22 @@ if workflow.is_main_process:
         logger.info(note)
 
 
-# The default profile lets one job at a time have this machine's GPU; a cluster has more of them.
+# Of this machine's GPUs; a cluster has more of them.
 resource_scopes:
     gpu="local",
+
+
+# One job at a time has a GPU, unless a profile or --resources says otherwise. Not in
+# profiles/default: Snakemake lets that override what --profile says.
+if workflow.is_main_process and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", 1)
+
+
+onstart:
+    if workflow.is_main_process and workflow.local_exec and get_gpus(None):
+        note = gpus.note(workflow.global_resources["gpu"].value)
+        if note:
+            logger.info(note)
 
 
 def get_runs_of(alignments):
@@ -323,13 +336,17 @@ def get_tables():
 def get_threads(n_jobs, most):
     """Threads of one of several jobs that can run at once: its share of this machine's cores.
 
-    Two jobs of one thread end a quarter sooner than one after the other with two threads.
+    Two jobs of one thread end a quarter sooner than one after the other with two threads. On
+    GPUs no more run at once than may have one.
     """
 
     def threads(wildcards):
         if not (workflow.is_main_process and workflow.cores):
             return most  # a job on a cluster has what was asked for
-        return min(max(workflow.cores // max(n_jobs, 1), 1), most)
+        at_once = n_jobs
+        if get_gpus(wildcards):
+            at_once = min(n_jobs, workflow.global_resources["gpu"].value)
+        return min(max(workflow.cores // max(at_once, 1), 1), most)
 
     return threads
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
 from spillover import elsewhere, study
-from spillover.core import cluster, configuration, downloads
+from spillover.core import cluster, configuration, downloads, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -49,10 +49,16 @@ if workflow.is_main_process:
 
 
 def on_start():
-    """On SLURM: refuse a site that would be waited for in vain, and wait for jobs left behind.
+    """Say what differs from what was asked for, or end, before any job starts.
 
-    What those have made is not made again: the start begins anew once they have ended.
+    On one machine: the number of GPUs. On SLURM: a site that would be waited for in vain is
+    refused; jobs that an earlier start has left are waited for, and then this start begins
+    anew, so that what they have made is not made again.
     """
+    if workflow.local_exec:
+        note = gpus.note(workflow.global_resources["gpu"].value) if get_gpus(None) else None
+        if note:
+            logger.info(note)
     if workflow.executor_plugin.name != "slurm":
         return
     obstacle = cluster.obstacle(workflow.executor_settings.status_command)
@@ -65,9 +71,15 @@ def on_start():
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-# The default profile lets one job at a time have this machine's GPU; a cluster has more of them.
+# Of this machine's GPUs; a cluster has more of them.
 resource_scopes:
     gpu="local",
+
+
+# One job at a time has a GPU, unless a profile or --resources says otherwise. Not in
+# profiles/default: Snakemake lets that override what --profile says.
+if workflow.is_main_process and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", 1)
 
 
 def get_runs_of(alignments):
@@ -342,14 +354,18 @@ def get_tables():
 def get_threads(n_jobs, most):
     """Threads of one of several jobs that can run at once: its share of this machine's cores.
 
-    Two jobs of one thread end a quarter sooner than one after the other with two threads.
+    Two jobs of one thread end a quarter sooner than one after the other with two threads. On
+    GPUs no more run at once than may have one.
     """
 
     def threads(wildcards):
         cores = workflow.resource_settings.cores
         if not (workflow.is_main_process and cores):
             return most  # a job on a cluster has what was asked for
-        return min(max(cores // max(n_jobs, 1), 1), most)
+        at_once = n_jobs
+        if get_gpus(wildcards):
+            at_once = min(n_jobs, workflow.global_resources["gpu"].value)
+        return min(max(cores // max(at_once, 1), 1), most)
 
     return threads
 

@@ -3,17 +3,21 @@
 from pathlib import Path
 
 import pandas as pd
-import torch
-from spillover.alignment import diagnostics
-from spillover.alignment.encoding import encode
 from spillover.core.files import read_table, write_table
+from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.data import pairs as preference
 from spillover.data import samples
-from spillover.models.load import load_model, load_tokenizer
-from spillover.models.tokens import letter_tokens
 
 with log_to(snakemake.log[0]):
+    take_gpu(snakemake.resources.get("gpu", 0))
+    # Only here: bitsandbytes looks at the GPUs when it is imported.
+    import torch
+    from spillover.alignment import diagnostics
+    from spillover.alignment.encoding import encode
+    from spillover.models.load import load_model, load_tokenizer
+    from spillover.models.tokens import letter_tokens
+
     torch.set_num_threads(snakemake.threads)
     params = snakemake.params
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from spillover import study
 from spillover.core.files import read_provenance, read_table, sha256, write_table
+from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
 from spillover.data.samples import asked_items, heldout_for
@@ -35,7 +36,9 @@ with log_to(snakemake.log[0]):
         else:
             todo[output] = (of_attribute, made_of)
     if todo:
-        # Only here: what is there already needs no model.
+        # Only here: what is there already needs no model, and no GPU. With torch come libraries
+        # that look at the GPUs when they are imported, so one is taken first.
+        take_gpu(snakemake.resources.get("gpu", 0))
         import torch
         from spillover.models.beside import tokenizer_beside
         from spillover.models.check_tokenizer import check_tokenizer

@@ -4,20 +4,25 @@ import logging
 import os
 from pathlib import Path
 
-import torch
 from spillover import study
-from spillover.alignment import checkpoints, plan
-from spillover.alignment.train import train
+from spillover.alignment import checkpoints
 from spillover.core.files import read_table, replacing, write_table
+from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
-from spillover.models.check_tokenizer import check_tokenizer
 
 logger = logging.getLogger("spillover")
 
 
 def align(made_of: str) -> None:
     """Train, and put adapter and tables in their places."""
+    take_gpu(snakemake.resources.get("gpu", 0))
+    # Only here: bitsandbytes looks at the GPUs when it is imported.
+    import torch
+    from spillover.alignment import plan
+    from spillover.alignment.train import train
+    from spillover.models.check_tokenizer import check_tokenizer
+
     torch.set_num_threads(snakemake.threads)
     params = snakemake.params
     # Settings of the machine change no result, so they stay out of params.

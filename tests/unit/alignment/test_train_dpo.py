@@ -40,6 +40,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
             ),
             log=[str(seed / "train_dpo.log")],
             threads=1,
+            resources={},
             config=config | {"machine": machine},
             params=SimpleNamespace(
                 model={"quantization": "none", "dtype": "float32"},

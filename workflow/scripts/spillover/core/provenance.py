@@ -10,7 +10,7 @@ from spillover.core.files import file_sha256, sha256
 
 PACKAGE = Path(__file__).parents[1]
 # They carry results and make none.
-PLUMBING = {"core.errors", "core.files", "core.locks", "core.logs", "core.signals"}
+PLUMBING = {f"core.{name}" for name in ("errors", "files", "gpus", "locks", "logs", "signals")}
 
 # What tells where a model's files are from.
 RECORDS = ("source.json", "quantized.json")

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import sys
 import time
 
@@ -63,6 +64,46 @@ def test_memory_for_no_item_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(shared_prefix_dpo.SharedPrefixCollator, "__call__", none)
     with pytest.raises(InputError, match=r"out of memory with .* tokens in one forward pass"):
         train(folder, tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_asked_to_end_it_writes_a_checkpoint_and_goes_on_from_there(
+    folder, tmp_path, monkeypatch, number
+):
+    longer = {"training": {"epochs": 3}}
+    whole = train(folder, tmp_path / "whole", **longer)
+    before = signal.getsignal(number)
+    collate = shared_prefix_dpo.SharedPrefixCollator.__call__
+    calls = []
+
+    def asked(self, part):
+        calls.append(part)
+        if len(calls) == 3:  # the first is a check before the first step
+            signal.raise_signal(number)
+        return collate(self, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_prefix_dpo.SharedPrefixCollator, "__call__", asked)
+        with pytest.raises(InputError, match=rf"ended by {number.name} at step \d+ of \d+"):
+            train(folder, tmp_path / "asked", **longer)
+    assert signal.getsignal(number) == before
+    checkpoint = saved.last(tmp_path / "asked" / "checkpoints")
+    assert checkpoint is not None
+    assert not (tmp_path / "asked" / "adapter").exists()
+    again = train(folder, tmp_path / "asked", **longer)
+    pd.testing.assert_frame_equal(whole, again)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "asked")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(folder, tmp_path, monkeypatch):
+    def full(*arguments, **settings):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(InputError, match="checkpoints: no space left on the disk"):
+        train(folder, tmp_path, training={"checkpoint_steps": 1})
+    assert not (tmp_path / "adapter").exists()
 
 
 def test_a_loss_that_is_not_finite_stops(folder, tmp_path):

@@ -1,0 +1,76 @@
+"""What is asked of SLURM before a start: a pretended one answers."""
+
+import pytest
+from spillover.core import cluster
+
+SITE = """\
+Configuration data as of 2026-11-26T01:46:34
+AccountingStorageType   = accounting_storage/{accounting}
+MinJobAge               = {age} sec
+"""
+
+
+@pytest.fixture
+def pretend(tmp_path, monkeypatch):
+    """Put a program that prints some text where SLURM's own would be."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def program(name: str, text: str) -> None:
+        (tmp_path / f"{name}.txt").write_text(text)
+        (tmp_path / name).write_text(f'#!/bin/sh\ncat "{tmp_path}/{name}.txt"\n')
+        (tmp_path / name).chmod(0o755)
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("accounting", "age", "command", "words"),
+    [
+        ("slurmdbd", 300, "squeue", None),
+        ("slurmdbd", 300, "sacct", None),
+        ("none", 300, "squeue", None),
+        ("none", 300, "sacct", "keeps no accounts"),
+        ("slurmdbd", 100, "squeue", "use --slurm-status-command sacct"),
+        ("none", 100, "squeue", "forgets jobs 100 s after their end"),
+        ("slurmdbd", 2, "sacct", None),
+    ],
+)
+def test_a_site_that_would_be_waited_for_in_vain(pretend, accounting, age, command, words):
+    pretend("scontrol", SITE.format(accounting=accounting, age=age))
+    found = cluster.obstacle(command)
+    assert found is None if words is None else words in found
+
+
+def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "scontrol show config says nothing" in cluster.obstacle("squeue")
+
+
+def test_jobs_left_are_those_that_make_the_same_in_the_same_folder(pretend, tmp_path):
+    mine = cluster.comment("train_dpo", ["tiny", "llama", "gender", "0"])
+    assert mine == "rule_train_dpo_wildcards_tiny_llama_gender_0"
+    assert cluster.comment("fetch_bbq", []) == "rule_fetch_bbq"
+    assert cluster.comment("score_items", ["s", "m", "a/seed0"]).endswith("s_m_a_seed0")
+    lines = [
+        f"17|{mine}|{tmp_path}",
+        f"18|{mine}|/elsewhere",
+        f"19|rule_train_dpo_wildcards_other_llama_gender_0|{tmp_path}",
+        f"20|(null)|{tmp_path}",
+        f"21|{mine}|{tmp_path}",
+    ]
+    pretend("squeue", "\n".join(lines) + "\n")
+    assert cluster.jobs_left({mine}, tmp_path) == ["17", "21"]
+
+
+def test_waiting_says_for_which_jobs_and_once(pretend, tmp_path):
+    pretend("squeue", f"17|rule_x|{tmp_path}\n")
+    said = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        pretend("squeue", f"17|rule_x|{tmp_path}\n" if len(said) < 1 else "")
+
+    assert cluster.wait_for_jobs_left({"rule_x"}, tmp_path, say, every=0)
+    assert len(said) == 1
+    assert "scancel 17" in said[0]
+    assert not cluster.wait_for_jobs_left({"rule_x"}, tmp_path, said.append, every=0)

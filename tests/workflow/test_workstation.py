@@ -136,11 +136,13 @@ def test_jobs_at_once_have_a_gpu_each(study, tmp_path):
 
 def test_jobs_too_many_wait_for_a_gpu(study, tmp_path):
     environment = pretended_gpus.environment(tmp_path, pretended_gpus.UUIDS[:2])
-    output = run(study, environment, "predictions", "--cores", "4", *WORKSTATION)
+    three = RUNS[:3]
+    targets = [f"results/tiny/llama/{name}/predictions/Religion.parquet" for name in three]
+    output = run(study, environment, *targets, "--cores", "4", *WORKSTATION)
     assert "at once: 4; jobs too many wait for one (" in output
     assert "waiting for a GPU: other jobs have all of them (2)" in output
     folder = study.folder / "results/tiny/llama"
-    jobs = [job(folder / run / "predictions" / "score_items.log") for run in RUNS]
+    jobs = [job(folder / run / "predictions" / "score_items.log") for run in three]
     assert {job.gpu for job in jobs} == set(pretended_gpus.UUIDS[:2])
     assert not on_one_gpu_at_once(jobs)
     assert any(job.waited for job in jobs)

@@ -55,7 +55,9 @@ class Job:
         # One line a time: readline would keep in its buffer what select then does not see.
         text = b""
         while not text.endswith(b"\n"):
-            text += os.read(self.process.stdout.fileno(), 1)
+            character = os.read(self.process.stdout.fileno(), 1)
+            assert character, f"ended, and printed last: {text.decode()}"
+            text += character
         return text.decode().removesuffix("\n")
 
     def sees(self) -> str:

@@ -4,38 +4,44 @@
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style
+#
+# From another folder: make -f CHECKOUT/Makefile study; what it makes lies in that folder.
 PYTHON ?= python3
-VENV := .venv
+HERE := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+VENV := $(HERE)/.venv
 STUDY ?= config.yaml
 CORES ?= all
+# A study of the folder, or else of the checkout.
+STUDY_FILE := $(shell [ -e '$(STUDY)' ] || [ ! -e '$(HERE)/$(STUDY)' ] || echo '$(HERE)/')$(STUDY)
+SNAKEMAKE := $(VENV)/bin/snakemake --snakefile $(HERE)/Snakefile
 # A study file stands for itself; the default one is what Snakemake finds without being told.
-CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY)')
+CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY_FILE)')
 
 .PHONY: env study plan export test lint clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt
+$(VENV)/.installed: $(HERE)/requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("Python 3.11 or newer is needed, $(PYTHON) is %d.%d" % v[:2])'
 	@echo "making $(VENV) (some minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
 	@# pip compiles on one core: compiling on all takes a third off the installation.
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -r $<
 	-@$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib
 	@touch $@
 
 study: env
-	$(VENV)/bin/snakemake --cores $(CORES) $(CONFIG)
-	$(VENV)/bin/snakemake --report report.html $(CONFIG)
+	$(SNAKEMAKE) --cores $(CORES) $(CONFIG)
+	$(SNAKEMAKE) --report report.html $(CONFIG)
 
 plan: env
-	@$(VENV)/bin/snakemake plan --cores $(CORES) --quiet all $(CONFIG)
-	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY)"))["study"])')/plan.txt
-	@$(VENV)/bin/snakemake --dry-run --quiet rules $(CONFIG) 2>/dev/null
+	@$(SNAKEMAKE) plan --cores $(CORES) --quiet all $(CONFIG)
+	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY_FILE)"))["study"])')/plan.txt
+	@$(SNAKEMAKE) --dry-run --quiet rules $(CONFIG) 2>/dev/null
 
 export: env
-	$(VENV)/bin/snakemake export --cores $(CORES) $(CONFIG)
+	$(SNAKEMAKE) export --cores $(CORES) $(CONFIG)
 
 test: env
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 15

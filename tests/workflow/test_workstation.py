@@ -124,25 +124,32 @@ def test_jobs_that_run_at_once_share_the_cores(study, tmp_path, arguments, threa
     assert int(of_training) == threads
 
 
-def test_jobs_at_once_have_a_gpu_each(study, tmp_path):
-    environment = pretended_gpus.environment(tmp_path)
+@pytest.fixture(scope="module")
+def trained(study, tmp_path_factory):
+    """The study with all its adapters, trained on four GPUs."""
+    environment = pretended_gpus.environment(tmp_path_factory.mktemp("four"))
     targets = [f"results/tiny/llama/{name}/training.tsv" for name in RUNS[1:]]
     run(study, environment, *targets, "--cores", "4", *WORKSTATION)
-    jobs = [job(study.folder / "results/tiny/llama" / run / "train_dpo.log") for run in RUNS[1:]]
+    return study
+
+
+def test_jobs_at_once_have_a_gpu_each(trained):
+    folder = trained.folder / "results/tiny/llama"
+    jobs = [job(folder / name / "train_dpo.log") for name in RUNS[1:]]
     assert {job.gpu for job in jobs} == set(pretended_gpus.UUIDS)
     assert all(one.overlaps(other) for one, other in combinations(jobs, 2))
     assert not any(job.waited for job in jobs)
 
 
-def test_jobs_too_many_wait_for_a_gpu(study, tmp_path):
+def test_jobs_too_many_wait_for_a_gpu(trained, tmp_path):
     environment = pretended_gpus.environment(tmp_path, pretended_gpus.UUIDS[:2])
     three = RUNS[:3]
     targets = [f"results/tiny/llama/{name}/predictions/Religion.parquet" for name in three]
-    output = run(study, environment, *targets, "--cores", "4", *WORKSTATION)
+    output = run(trained, environment, *targets, "--cores", "4", *WORKSTATION)
     assert "at once: 4; jobs too many wait for one (" in output
     assert "waiting for a GPU: other jobs have all of them (2)" in output
-    folder = study.folder / "results/tiny/llama"
-    jobs = [job(folder / run / "predictions" / "score_items.log") for run in three]
+    folder = trained.folder / "results/tiny/llama"
+    jobs = [job(folder / name / "predictions" / "score_items.log") for name in three]
     assert {job.gpu for job in jobs} == set(pretended_gpus.UUIDS[:2])
     assert not on_one_gpu_at_once(jobs)
     assert any(job.waited for job in jobs)

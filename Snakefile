@@ -30,7 +30,8 @@ onstart:
     on_start()
 
 
-# Targets, and what needs the network, which a cluster's nodes often lack.
+# Targets; what needs the network, which a cluster's nodes often lack; what takes seconds, and
+# would wait for longer in a queue.
 localrules:
     all,
     tables,
@@ -42,6 +43,11 @@ localrules:
     fetch_model,
     fetch_model_config,
     fetch_adapter,
+    prepare_items,
+    build_pairs,
+    hold_out,
+    plot_accuracy_change,
+    plot_bias_scores,
 
 
 rule all:

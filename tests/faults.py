@@ -17,7 +17,7 @@ STUDY = "faults"
 MODEL = "tiny"
 
 
-def study(data: Path, model: Path, epochs: int = 20) -> dict:
+def study(data: Path, model: Path, epochs: int = 10) -> dict:
     """A model in NF4, aligned for gender, and its control: long enough to be met at work."""
     gender = {
         "target": ["Gender_identity"],
@@ -39,7 +39,7 @@ def study(data: Path, model: Path, epochs: int = 20) -> dict:
             "gender": gender | {"control": "shuffled"},
             "shuffled": gender | {"pairs": {"max_items": 16, "preferences": "shuffled"}},
         },
-        "evaluation": {"attributes": ATTRIBUTES, "blocks_per_attribute": 30},
+        "evaluation": {"attributes": ATTRIBUTES, "blocks_per_attribute": 15},
         "statistics": {"resamples": 200},
         "machine": {"device": "cpu", "checkpoint_steps": 4, "tokens_per_batch": 640},
     }

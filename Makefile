@@ -1,5 +1,5 @@
 # make study   the study from nothing: environment, data, model, alignment, evaluation, report
-# make plan    what that would run: jobs, steps, tokens, GPU memory
+# make plan    what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs
 # make export  answers and scores of every run, in the forms that other tools read
 # make test    every test
 # make env     the environment only

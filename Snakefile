@@ -21,6 +21,7 @@ include: "workflow/rules/alignment.smk"
 include: "workflow/rules/scoring.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/plan.smk"
 
 
 report: "workflow/report/workflow.rst"

@@ -153,7 +153,9 @@ def test_nothing_is_left_to_do(finished):
 
 def test_settings_of_the_machine_rerun_nothing(finished):
     finished.configure(
-        finished.config | {"machine": {"device": "auto", "tokens_per_batch": 512}}, "study.yaml"
+        finished.config
+        | {"machine": {"device": "auto", "tokens_per_batch": 512, "gpu_tflops": 100}},
+        "study.yaml",
     )
     try:
         assert finished.planned() == {}

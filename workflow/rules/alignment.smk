@@ -97,55 +97,6 @@ rule diagnose_alignment:
         "../scripts/diagnose_alignment.py"
 
 
-rule fetch_model_config:
-    """Fetch a model's configuration and tokenizer without its weights, for the plan."""
-    output:
-        directory("resources/model_configs/{model}"),
-    log:
-        "resources/model_configs/{model}.log",
-    conda:
-        "../../envs/model.yaml"
-    threads: 1
-    resources:
-        mem_mb=4000,
-        runtime=30,
-    params:
-        source=lookup("models/{model}/source", within=config),
-    script:
-        "../scripts/fetch_model_config.py"
-
-
-rule plan_training:
-    """Say before anything is spent what training will take: steps, tokens, GPU memory."""
-    input:
-        pairs=expand("results/{{study}}/pairs/{alignment}/train.parquet", alignment=get_trained()),
-        models=get_model_configs,
-    output:
-        table="results/{study}/plan.tsv",
-        text="results/{study}/plan.txt",
-    log:
-        "results/{study}/plan.log",
-    conda:
-        "../../envs/model.yaml"
-    threads: 1
-    resources:
-        mem_mb=8000,
-        runtime=30,
-    params:
-        models=lookup("models", within=config),
-        alignments={name: config["alignments"][name] for name in get_trained()},
-        machine=get_gpu_settings,
-        code=fingerprint("alignment.plan"),
-    script:
-        "../scripts/plan_training.py"
-
-
-rule plan:
-    """The plan of the study's training."""
-    input:
-        expand("results/{study}/plan.tsv", study=config["study"]),
-
-
 rule adapters:
     """Every adapter of the study, with its diagnostics."""
     input:

@@ -240,9 +240,7 @@ def get_pairs_settings(wildcards):
 
 def get_pairs_format(wildcards):
     """Form of the pairs that an adapter is diagnosed on: as trained, or as evaluated."""
-    if wildcards.alignment in get_trained():
-        return config["alignments"][wildcards.alignment]["pairs"]["format"]
-    return "cloze" if config["evaluation"]["scoring"] == "cloze" else "three_option"
+    return study.pairs_format(config, wildcards.alignment)
 
 
 def get_adapter(wildcards):
@@ -339,6 +337,11 @@ def get_all_heldout(wildcards):
     """Held-out items of every alignment, for answers made elsewhere to be compared on."""
     if len(get_models()) == len(config["models"]):
         return []
+    return get_every_heldout(wildcards)
+
+
+def get_every_heldout(wildcards):
+    """Held-out items of every alignment."""
     return expand(
         "results/{{study}}/pairs/{alignment}/heldout.parquet", alignment=config["alignments"]
     )
@@ -378,8 +381,14 @@ def get_gpus(wildcards):
 
 
 def get_gpu_settings(wildcards):
-    """What of the machine the plan of training depends on."""
-    return {key: config["machine"][key] for key in ("gpu_memory", "training_tokens_per_batch")}
+    """What of the machine the plan depends on, and nothing else does."""
+    keys = ("gpu_memory", "gpu_tflops", "tokens_per_batch", "training_tokens_per_batch")
+    return {key: config["machine"][key] for key in keys}
+
+
+def get_planned(wildcards):
+    """What of the study the plan depends on."""
+    return {key: config[key] for key in ("models", "alignments", "seeds", "evaluation")}
 
 
 def get_evaluation(wildcards):

@@ -8,7 +8,7 @@ import tiny_models
 import torch
 from peft import get_peft_model
 from preferences import make_pairs
-from spillover.alignment import plan, trainer
+from spillover.alignment import memory, plan, trainer
 from spillover.alignment.encoding import encode
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config, skeleton
 from spillover.alignment.shared_prefix_dpo import SharedPrefixCollator, run_over_trees
@@ -30,7 +30,9 @@ def test_weights_are_exact(tmp_path, size, quantization):
     folder = tiny_models.make(tmp_path, "llama", **SIZES[size])
     model = load_model(folder, quantization, "bfloat16", "cpu")
     loaded = tiny_models.loaded_bytes(model)
-    assert plan.weight_bytes(skeleton(folder, dtype="bfloat16"), quantization, "bfloat16") == loaded
+    assert (
+        memory.weight_bytes(skeleton(folder, dtype="bfloat16"), quantization, "bfloat16") == loaded
+    )
 
 
 class Live(TorchDispatchMode):
@@ -100,7 +102,7 @@ def compare_memory(folder, quantization, dtype) -> tuple[int, int]:
         pairs, folder, objective=OBJECTIVE, training=TRAINING, tokens_per_batch=10**6
     )
     assert counts["steps"] == 1
-    predicted = plan.memory(
+    predicted = memory.memory(
         folder,
         counts["tokens_at_once"],
         counts["answer_tokens_at_once"],
@@ -163,7 +165,7 @@ def test_the_largest_pass_that_fits_is_chosen(tmp_path):
     assert free["steps"].tolist() == [1]
     assert free["tokens_per_batch"].tolist() == [trainer.TOKENS_PER_BATCH["cuda"]]
     assert "80 pairs in 1 steps" in text
-    enough = free["total"].item() / plan.GB / plan.USABLE
+    enough = free["total"].item() / memory.GB / plan.USABLE
     roomy, _ = plan.plan([job], make_machine(enough * 1.01), **settings)
     tight, text = plan.plan([job], make_machine(enough * 0.7), **settings)
     none, text_none = plan.plan([job], make_machine(1e-6), **settings)

@@ -7,7 +7,7 @@ import pytest
 import tiny_models
 import torch
 from documented import documented
-from spillover.alignment import plan
+from spillover.alignment import memory
 from spillover.alignment.settings import LORA, TRAINING, skeleton
 from spillover.core.errors import InputError
 from spillover.models.architecture import check_architecture
@@ -112,8 +112,8 @@ def test_nf4_is_stored_counted_and_documented(architecture, tiny_folder, tmp_pat
     with torch.inference_mode():
         assert torch.equal(once(ids).logits, each_time(ids).logits)
     job = {"model_folder": folder, "quantization": "nf4", "dtype": "bfloat16"}
-    assert plan.disk_bytes(job) == tiny_models.loaded_bytes(each_time)
-    left = plan.not_quantised(job)
+    assert memory.disk_bytes(job) == tiny_models.loaded_bytes(each_time)
+    left = memory.not_quantised(job)
     assert ("not quantised" in caplog.text) == bool(left)
     assert not left or left.split(": ")[1] in caplog.text
     kinds = {"experts": "but its experts", "out_proj.weight": "but its mixers"}
@@ -126,7 +126,7 @@ def test_nf4_is_stored_counted_and_documented(architecture, tiny_folder, tmp_pat
 def test_memory_is_planned(architecture, tiny_folder):
     settings = {"lora": LORA, "training": TRAINING, "quantization": "none", "dtype": "bfloat16"}
     few, many = (
-        plan.memory(tiny_folder(architecture), n, 16, gradient_checkpointing=False, **settings)
+        memory.memory(tiny_folder(architecture), n, 16, gradient_checkpointing=False, **settings)
         for n in (64, 128)
     )
     assert few["activations"] * 1.5 < many["activations"]

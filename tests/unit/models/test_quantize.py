@@ -6,7 +6,7 @@ import pytest
 import tiny_models
 import torch
 from safetensors.torch import load_file
-from spillover.alignment import plan
+from spillover.alignment import memory
 from spillover.core.errors import InputError
 from spillover.models.load import load_model, load_tokenizer
 from spillover.models.quantize import quantize
@@ -92,7 +92,7 @@ def test_the_plan_counts_what_stored_weights_take_of_the_disk(smollm2, tmp_path)
     quantize(smollm2, tmp_path, "bfloat16")
     job = {"model_folder": smollm2, "quantization": "nf4", "dtype": "bfloat16"}
     on_disk = (tmp_path / "model.safetensors").stat().st_size
-    assert plan.disk_bytes(job) == pytest.approx(on_disk, rel=0.01)
+    assert memory.disk_bytes(job) == pytest.approx(on_disk, rel=0.01)
     tensors = load_file(tmp_path / "model.safetensors")
     assert sum(tensor.nbytes for tensor in tensors.values()) < on_disk
-    assert plan.disk_bytes(job | {"quantization": "none"}) == 0
+    assert memory.disk_bytes(job | {"quantization": "none"}) == 0

@@ -66,6 +66,13 @@ def forms(config: Mapping) -> dict:
     }
 
 
+def pairs_format(config: Mapping, alignment: str) -> str:
+    """Form of the pairs that an alignment is diagnosed on: as trained, or as evaluated."""
+    if is_trained(config["alignments"][alignment]):
+        return config["alignments"][alignment]["pairs"]["format"]
+    return "cloze" if config["evaluation"]["scoring"] == "cloze" else "three_option"
+
+
 def chat_template(config: Mapping, name: str) -> dict:
     """Arguments of the chat template of a model, or of a checkpoint beside it: its base's."""
     return config["models"][base_of(name)].get("chat_template", {})

@@ -1,6 +1,6 @@
 """What training did to a model's answers, on pairs that it never saw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -42,12 +42,11 @@ def diagnose(
     model.eval()
     sums: dict[str, list] = {"base": [], "aligned": []}
     share = obstacle(model, pairs) is None
-    sizes = [len(tree_of([pair])) for pair in pairs]
-    for part in prefix_tree.batches(sizes, tokens_per_batch):
+    for part in parts_of(pairs, tokens_per_batch):
         with torch.no_grad():
-            aligned = _answers(model, [pairs[i] for i in part], share)
+            aligned = _answers(model, part, share)
             with model.disable_adapter():
-                base = _answers(model, [pairs[i] for i in part], share)
+                base = _answers(model, part, share)
         sums["aligned"].append((*aligned, _kl(aligned[2], base[2])))
         sums["base"].append((*base, _kl(base[2], base[2])))
     rows = []
@@ -66,6 +65,13 @@ def diagnose(
             }
         )
     return pd.DataFrame(rows)
+
+
+def parts_of(pairs: Sequence[Mapping], tokens_per_batch: int = 1024) -> Iterator[list[Mapping]]:
+    """Consecutive pairs whose trees have at most so many tokens together, at least one pair."""
+    sizes = [len(tree_of([pair])) for pair in pairs]
+    for part in prefix_tree.batches(sizes, tokens_per_batch):
+        yield [pairs[i] for i in part]
 
 
 def _answers(

@@ -85,14 +85,7 @@ def score(
         If letters are not single tokens, the model's output is not finite, or one sequence
         alone does not fit into memory.
     """
-    if scoring == "letter":
-        mode = Letter(tokenizer, prompts.ORDERS[option_orders])
-    elif scoring == "cloze":
-        mode = Cloze(tokenizer, **(cloze or {}))
-    elif scoring == "generate":
-        mode = Generate(tokenizer, prompts.ORDERS[option_orders], **(generate or {}))
-    else:
-        raise ValueError(f"scoring: expected letter, cloze or generate, found {scoring!r}")
+    mode = mode_of(tokenizer, scoring, option_orders, cloze, generate)
     engine = Engine(model, tokens_per_batch)
     done = ScoredBlocks(partial, fingerprint)
     try:
@@ -102,6 +95,23 @@ def score(
     finally:
         done.close()
     return _table(rows, items, mode)
+
+
+def mode_of(
+    tokenizer,
+    scoring: str = "letter",
+    option_orders: str = "given",
+    cloze: Mapping | None = None,
+    generate: Mapping | None = None,
+) -> Letter | Cloze | Generate:
+    """The way of asking that settings name; they are those of :func:`score`."""
+    if scoring == "letter":
+        return Letter(tokenizer, prompts.ORDERS[option_orders])
+    if scoring == "cloze":
+        return Cloze(tokenizer, **(cloze or {}))
+    if scoring == "generate":
+        return Generate(tokenizer, prompts.ORDERS[option_orders], **(generate or {}))
+    raise ValueError(f"scoring: expected letter, cloze or generate, found {scoring!r}")
 
 
 @dataclass(frozen=True)
@@ -117,17 +127,25 @@ class Block:
         return [item["item_id"] for item in self.items]
 
 
-def _score_blocks(items: pd.DataFrame, mode, engine: Engine, done: ScoredBlocks) -> list[dict]:
-    names = items["attribute"] + ":" + items["block"].astype(str)
+def chunks_of(items: pd.DataFrame, mode, engine: Engine) -> Iterator[list[Block]]:
+    """The blocks of items in the order in which they are scored, chunk by chunk."""
     blocks = (
         Block(name, records := group.to_dict("records"), mode.requests(records))
-        for name, group in items.groupby(names, sort=False)
+        for name, group in items.groupby(_names(items), sort=False)
     )
-    progress = Progress(names.nunique())
+    return _chunks(blocks, engine.tokens_per_chunk)
+
+
+def _names(items: pd.DataFrame) -> pd.Series:
+    return items["attribute"] + ":" + items["block"].astype(str)
+
+
+def _score_blocks(items: pd.DataFrame, mode, engine: Engine, done: ScoredBlocks) -> list[dict]:
+    progress = Progress(_names(items).nunique())
     rows: list[dict] = []
     # Chunks are those of all blocks, done or not: what is picked up and what is computed then
     # went through the same batches, and agrees to the bit, wherever a job was stopped.
-    for chunk in _chunks(blocks, engine.tokens_per_chunk):
+    for chunk in chunks_of(items, mode, engine):
         known = {block.name: done.rows(block.name, block.item_ids) for block in chunk}
         missing = [block for block in chunk if known[block.name] is None]
         answers = mode.run(engine, [block.requests for block in missing])

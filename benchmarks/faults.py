@@ -47,7 +47,8 @@ def main() -> int:
             sys.exit((undisturbed.folder / "driver.log").read_text())
         whole = time.monotonic() - begun
         record, spent = faults.kill_at_random(disturbed, draw, arguments.kills, arguments.longest)
-        expected, found = faults.results(undisturbed), faults.results(disturbed)
+        expected = faults.results(undisturbed)
+        different = faults.different(disturbed, expected)
         left = faults.leftovers(disturbed)
 
     for kill in record:
@@ -57,7 +58,6 @@ def main() -> int:
         f"{len(record)} kills: {spent:.0f} s instead of {whole:.0f} s, {spent / whole:.2f} times "
         f"as long; {lost:.1f} s a kill, the start of Snakemake included"
     )
-    different = sorted(name for name in expected | found if expected.get(name) != found.get(name))
     print(f"{len(expected)} files, different: {', '.join(different) or 'none'}")
     print(f"left behind: {', '.join(left) or 'nothing'}")
     return int(bool(different or left))

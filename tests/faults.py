@@ -58,6 +58,13 @@ def results(workflow: Workflow) -> dict[str, bytes]:
     }
 
 
+def different(workflow: Workflow, expected: dict[str, bytes], partial: bool = False) -> list[str]:
+    """Names of results that are not what they must be, or not there (unless ``partial``)."""
+    found = results(workflow)
+    names = found.keys() if partial else expected.keys() | found.keys()
+    return sorted(name for name in names if expected.get(name) != found.get(name))
+
+
 def leftovers(workflow: Workflow) -> list[str]:
     """What interruptions must not leave: temporary files, checkpoints, finished blocks, locks."""
     folders = (workflow.folder / "results", workflow.folder / "resources")

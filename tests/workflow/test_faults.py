@@ -26,7 +26,7 @@ def test_twenty_kills_change_nothing(workflow, published, tiny_folder, undisturb
     workflow.configure(faults.study(published, tiny_folder("llama")))
     record, _ = faults.kill_at_random(workflow, random.Random(0), kills=20, longest=30)
     assert len(record) >= 10, record
-    assert faults.results(workflow) == undisturbed
+    assert faults.different(workflow, undisturbed) == []
     assert faults.leftovers(workflow) == []
 
 
@@ -37,10 +37,10 @@ def test_files_that_are_removed_or_cut_are_made_again(shared_workflow, undisturb
     (folder / "spillover.tsv").unlink()
     (folder / "figures/bias_scores_gender.svg").unlink()
     shared_workflow.run()
-    assert faults.results(shared_workflow) == undisturbed
+    assert faults.different(shared_workflow, undisturbed) == []
     shutil.rmtree(run / "adapter")
     shared_workflow.run()
-    assert faults.results(shared_workflow) == undisturbed
+    assert faults.different(shared_workflow, undisturbed) == []
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_a_disk_that_fills_up_is_told_in_a_line_at_every_stage(
         kilobytes = int(kilobytes * 1.5)
         assert kilobytes < 100_000
     assert {"train_dpo", "score_items"} <= stages, stages
-    assert faults.results(workflow) == undisturbed
+    assert faults.different(workflow, undisturbed) == []
 
 
 def test_read_only_resources_are_no_obstacle_once_all_is_fetched(
@@ -98,7 +98,7 @@ def test_read_only_resources_are_no_obstacle_once_all_is_fetched(
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(target)], check=True)
         workflow.run()
-        assert faults.results(workflow) == undisturbed
+        assert faults.different(workflow, undisturbed) == []
         shared = Path(target / "models" / "new")
         config = (workflow.folder / "study.yaml").read_text().replace("tiny:", "new:")
         (workflow.folder / "study.yaml").write_text(config)

@@ -96,6 +96,29 @@ def test_asked_to_end_it_writes_a_checkpoint_and_goes_on_from_there(
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+def test_a_checkpoint_that_is_cut_at_any_byte_is_no_checkpoint(folder, tmp_path, monkeypatch):
+    calm = train(folder, tmp_path / "calm", training={"epochs": 2, "checkpoint_steps": 1})
+    discard = saved.keep_last
+    with monkeypatch.context() as patch:
+        # Stop when the second is written; both are kept.
+        patch.setattr(saved, "keep_last", lambda path: saved.last(path).name[-1] == "1" or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(folder, tmp_path / "cut", training={"epochs": 2, "checkpoint_steps": 1})
+    assert saved.keep_last is discard
+    checkpoints = tmp_path / "cut" / "checkpoints"
+    latest = checkpoints / "checkpoint-2"
+    draw = random.Random(0)
+    for file in sorted(latest.iterdir()):
+        content = file.read_bytes()
+        for size in {0, len(content) - 1, draw.randrange(len(content))}:
+            file.write_bytes(content[:size])
+            assert saved.last(checkpoints) == checkpoints / "checkpoint-1", (file, size)
+        if file.name != "optimizer.pt":  # the one that stays cut
+            file.write_bytes(content)
+    again = train(folder, tmp_path / "cut", training={"epochs": 2, "checkpoint_steps": 1})
+    pd.testing.assert_frame_equal(calm, again)
+
+
 def test_a_full_disk_while_a_checkpoint_is_written_is_one_line(folder, tmp_path, monkeypatch):
     def full(*arguments, **settings):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")

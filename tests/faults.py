@@ -48,7 +48,7 @@ def study(data: Path, model: Path, epochs: int = 10) -> dict:
 def results(workflow: Workflow) -> dict[str, bytes]:
     """What a study must give to the byte, however it came about: tables, adapters, figures."""
     folder = workflow.folder / "results" / STUDY
-    wanted = ("*.tsv", "*.parquet", "*.safetensors", "*.svg", "*.json")
+    wanted = ("*.tsv", "*.parquet", "*.safetensors", "*.svg", "*.json", "*.md")
     files = sorted({file for pattern in wanted for file in folder.rglob(pattern)})
     return {
         str(file.relative_to(folder)): file.read_bytes()

@@ -195,9 +195,12 @@ def train(
             "from there"
         )
     source = _source(model_folder)
+    config = trainer.model.peft_config["default"]
+    # PEFT keeps names in a set, whose order differs from process to process.
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
     if "repo" in source:
         # For PEFT to find the base anywhere, and not where it lies here.
-        config = trainer.model.peft_config["default"]
         config.base_model_name_or_path, config.revision = source["repo"], source["commit"]
     trainer.model.save_pretrained(output, save_embedding_layers=False)
     model_card.write(

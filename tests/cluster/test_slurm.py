@@ -109,7 +109,7 @@ def test_a_study_runs_by_the_profile_alone_where_no_accounts_are_kept(
 
     # Jobs tell model, run and attribute, and ask for what the profile says.
     asked = {
-        name: (job["NumCPUs"], job["MinMemoryNode"], job["TimeLimit"], job["TresPerJob"])
+        name: (job["NumCPUs"], job["MinMemoryNode"], job["TimeLimit"], job.get("TresPerJob"))
         for name, job in shown.items()
         if name.startswith(("rule_train", "rule_score", "rule_quantize", "rule_diagnose"))
     }

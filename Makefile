@@ -44,7 +44,8 @@ export: env
 	$(SNAKEMAKE) export --cores $(CORES) $(CONFIG)
 
 test: env
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --durations 15
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--durations 15
 
 lint: env
 	$(VENV)/bin/ruff check .

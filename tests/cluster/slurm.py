@@ -15,9 +15,11 @@ from pathlib import Path
 
 ETC = Path("/etc/slurm")
 STATE = Path("/var/tmp/spillover-slurm")
-MARK = "# Written by the tests of bias spillover: a cluster of this machine alone.\n"
+MARK = "# Written by tests of this workflow: a cluster of this machine alone.\n"
 PROGRAMS = ("munged", "slurmctld", "slurmd")
 ACCOUNTING = ("slurmdbd", "mariadbd")
+# What GPUs are made of.
+GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
 # A node's memory, MB: made up, as its CPUs and its GPU are; jobs ask for what real ones need.
 MEMORY = 256000
 
@@ -47,7 +49,7 @@ KillWait=10
 MinJobAge={min_job_age}
 JobRequeue=1
 {accounting}
-NodeName={host} CPUs=32 RealMemory={memory} Gres=gpu:2 State=UNKNOWN
+NodeName={host} CPUs=32 RealMemory={memory} Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=UP
 """
 
@@ -140,10 +142,8 @@ class Slurm:
         ETC.mkdir(exist_ok=True)
         (ETC / "slurm.conf").write_text(self.conf)
         # What the GPU is made of; jobs see its number in CUDA_VISIBLE_DEVICES.
-        (ETC / "gres.conf").write_text(
-            f"{MARK}NodeName={self.host} Name=gpu File=/dev/null\n"
-            f"NodeName={self.host} Name=gpu File=/dev/zero\n"
-        )
+        gpus = "".join(f"NodeName={self.host} Name=gpu File={file}\n" for file in GPUS)
+        (ETC / "gres.conf").write_text(MARK + gpus)
         (ETC / "cgroup.conf").write_text(f"{MARK}CgroupAutomount=no\n")
         self._munge()
         if self.accounting:

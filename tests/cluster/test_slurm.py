@@ -36,10 +36,15 @@ def undisturbed(bbq_files, model, tmp_path_factory):
     for name, content in bbq_files.items():
         (data / name).write_bytes(content)
     workflow = Workflow(tmp_path_factory.mktemp("undisturbed") / "checkout")
-    workflow.configure(faults.study(data, model))
+    workflow.configure(study(data, model))
     process = faults.driver(workflow, "--cores", "2")
     assert process.wait(LONG) == 0, log(workflow)
     return faults.results(workflow)
+
+
+def study(data: Path, model: Path) -> dict:
+    """Long enough for faults to come in time: a cluster takes seconds for each."""
+    return faults.study(data, model, epochs=60)
 
 
 def log(workflow) -> str:
@@ -93,7 +98,7 @@ def test_a_study_runs_by_the_profile_alone_where_no_accounts_are_kept(
     site, workflow, published, model, undisturbed
 ):
     cluster = site(accounting=False)
-    workflow.configure(faults.study(published, model))
+    workflow.configure(study(published, model))
     process = faults.driver(workflow, *PROFILE)
     shown = {}
 
@@ -139,7 +144,7 @@ def test_a_driver_that_is_killed_leaves_jobs_that_the_next_waits_for(
     site, workflow, published, model, undisturbed
 ):
     cluster = site(accounting=False)
-    workflow.configure(faults.study(published, model))
+    workflow.configure(study(published, model))
     process = faults.driver(workflow, *SOON)
     left = job_at_work(cluster, training("gender"))
     checkpoint(workflow, "gender", 4)
@@ -165,7 +170,7 @@ def test_a_driver_that_is_killed_leaves_jobs_that_the_next_waits_for(
 
 def test_sacct_without_accounts_is_refused_in_a_line(site, workflow, published, model):
     site(accounting=False)
-    workflow.configure(faults.study(published, model))
+    workflow.configure(study(published, model))
     process = faults.driver(workflow, *PROFILE, "--slurm-status-command", "sacct")
     try:
         assert process.wait(120) == 1
@@ -179,25 +184,25 @@ def test_sacct_without_accounts_is_refused_in_a_line(site, workflow, published, 
 
 def test_jobs_are_cancelled_killed_and_out_of_time(site, workflow, published, model, undisturbed):
     cluster = site(accounting=True)
-    workflow.configure(faults.study(published, model))
+    workflow.configure(study(published, model))
     process = faults.driver(workflow, *SOON)
     logs = workflow.folder / "results" / faults.STUDY / faults.MODEL
 
-    # Training of the one is cancelled, then killed, then its time is up.
-    first = job_at_work(cluster, training("gender"))
-    checkpoint(workflow, "gender", 4)
-    slurm.run("scancel", first)
-    # Of the other, and of scoring, what else can happen to a job and to a cluster.
+    # Scoring is put back into the queue, which the profile forbids SLURM to do by itself.
     base = job_at_work(cluster, scoring("base"))
     slurm.run("scontrol", "update", f"JobId={base}", "Requeue=1")
     slurm.run("scontrol", "requeue", base)
+
+    first = job_at_work(cluster, training("gender"))
+    checkpoint(workflow, "gender", 4)
+    slurm.run("scancel", first)
+
     cluster.stop_controller()
     cluster.start_controller()
     slurm.run("scontrol", "update", f"NodeName={cluster.host}", "State=DRAIN", "Reason=test")
     slurm.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME")
 
     job_at_work(cluster, training("gender"))
-    checkpoint(workflow, "gender", 12)
     script_of(workflow, "train_dpo").kill()
 
     aligned = job_at_work(cluster, scoring("shuffled_seed0"))
@@ -213,7 +218,10 @@ def test_training_writes_a_checkpoint_before_its_time_is_up(
     site, workflow, published, model, undisturbed
 ):
     cluster = site(accounting=True)
-    workflow.configure(faults.study(published, model))
+    # A checkpoint every second step makes the steps slow, and nothing else different.
+    config = study(published, model)
+    config["machine"]["checkpoint_steps"] = 2
+    workflow.configure(config)
     target = f"results/{faults.STUDY}/{faults.MODEL}/gender/seed0/training.tsv"
     process = faults.driver(workflow, target, *SOON)
     job = job_at_work(cluster, training("gender"))
@@ -231,7 +239,7 @@ def test_training_writes_a_checkpoint_before_its_time_is_up(
 
 def test_a_node_fails_while_jobs_run(site, workflow, published, model, undisturbed):
     cluster = site(accounting=True)
-    workflow.configure(faults.study(published, model))
+    workflow.configure(study(published, model))
     folder = f"results/{faults.STUDY}/{faults.MODEL}"
     targets = (f"{folder}/gender/seed0/training.tsv", f"{folder}/base/predictions/Religion.parquet")
     process = faults.driver(workflow, *targets, *SOON)

@@ -11,18 +11,21 @@ ASKED = "SPILLOVER_SLURM"
 os.environ["OMP_THREAD_LIMIT"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def asked_for():
+    """Only where it is asked for: a cluster writes /etc/slurm, and its daemons run as root."""
+    if not os.environ.get(ASKED):
+        pytest.skip(f"set {ASKED}=1 for a SLURM on this machine: root, writes /etc/slurm")
+    if reason := slurm.obstacle():
+        pytest.skip(f"no SLURM: {reason}")
+
+
 @pytest.fixture(scope="session")
 def site():
-    """The cluster, with accounting or without: one at a time.
-
-    Started only where it is asked for: it writes /etc/slurm and starts daemons as root, which
-    nobody expects of a test.
-    """
+    """The cluster, with accounting or without: one at a time."""
     running = []
 
     def start(accounting: bool) -> slurm.Slurm:
-        if not os.environ.get(ASKED):
-            pytest.skip(f"set {ASKED}=1 for a SLURM on this machine: root, writes /etc/slurm")
         reason = slurm.obstacle(accounting)
         if reason:
             pytest.skip(f"no SLURM: {reason}")

@@ -133,6 +133,8 @@ def train(
     tokenizer = load_tokenizer(model_folder, chat_template)
     rows = encode(pairs, tokenizer, training["max_length"])
 
+    # What of the settings is the study's, and not the machine's.
+    chosen = {key: value for key, value in training.items() if key not in NEUTRAL}
     checkpoints = Path(checkpoints)
     start = saved.open_folder(
         checkpoints,
@@ -144,7 +146,7 @@ def train(
             "seed": seed,
             "objective": objective,
             "lora": lora,
-            "training": {key: value for key, value in training.items() if key not in NEUTRAL},
+            "training": chosen,
             "versions": _versions(),
         },
     )
@@ -206,7 +208,7 @@ def train(
     model_card.write(
         output,
         source,
-        settings={"objective": objective, "lora": lora, "training": training},
+        settings={"objective": objective, "lora": lora, "training": chosen},
         data=data,
         chat_template=chat_template,
         quantization=quantization,

@@ -39,7 +39,7 @@ def site():
         running[-1].stop()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def published(bbq_files, tmp_path_factory):
     """Folder of the published data, as a user's clone."""
     folder = tmp_path_factory.mktemp("bbq")

@@ -1,7 +1,7 @@
 """A SLURM of one node on this machine, from Debian's packages, with or without accounting.
 
 It needs root, and writes ``/etc/slurm``: there and nowhere else does the plugin's ``srun``
-look. It has a pretended GPU and more CPUs than the machine, for jobs that mostly wait.
+look. It has pretended GPUs and more CPUs than the machine, for jobs that mostly wait.
 """
 
 import os
@@ -20,7 +20,7 @@ PROGRAMS = ("munged", "slurmctld", "slurmd")
 ACCOUNTING = ("slurmdbd", "mariadbd")
 # What GPUs are made of.
 GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
-# A node's memory, MB: made up, as its CPUs and its GPU are; jobs ask for what real ones need.
+# A node's memory, MB: made up, as its CPUs and its GPUs are; jobs ask for what real ones need.
 MEMORY = 256000
 
 SLURM_CONF = """\
@@ -141,7 +141,7 @@ class Slurm:
             (STATE / folder).mkdir(parents=True, exist_ok=True)
         ETC.mkdir(exist_ok=True)
         (ETC / "slurm.conf").write_text(self.conf)
-        # What the GPU is made of; jobs see its number in CUDA_VISIBLE_DEVICES.
+        # Jobs see a GPU's number in CUDA_VISIBLE_DEVICES.
         gpus = "".join(f"NodeName={self.host} Name=gpu File={file}\n" for file in GPUS)
         (ETC / "gres.conf").write_text(MARK + gpus)
         (ETC / "cgroup.conf").write_text(f"{MARK}CgroupAutomount=no\n")
@@ -168,22 +168,24 @@ class Slurm:
         wait_for(lambda: run("munge", "-n", check=False))
 
     def _accounting(self) -> None:
-        self.mysql = (
-            subprocess.Popen(
-                [
-                    "/usr/sbin/mariadbd",
-                    "--user=root",
-                    f"--datadir={STATE}/mysql",
-                    "--socket=/run/mysqld/mysqld.sock",
-                    "--skip-networking",
-                    "--innodb-buffer-pool-size=64M",
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+        Path("/run/mysqld").mkdir(exist_ok=True)
+        if not (STATE / "mysql" / "mysql").exists():
+            run(
+                "mariadb-install-db",
+                "--user=root",
+                f"--datadir={STATE}/mysql",
+                "--auth-root-authentication-method=socket",
+                "--skip-test-db",
             )
-            if self._database()
-            else None
-        )
+        database = [
+            "/usr/sbin/mariadbd",
+            "--user=root",
+            f"--datadir={STATE}/mysql",
+            "--socket=/run/mysqld/mysqld.sock",
+            "--skip-networking",
+            "--innodb-buffer-pool-size=64M",
+        ]
+        subprocess.Popen(database, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_for(lambda: "1" in run("mariadb", "-N", "-e", "select 1", check=False))
         run("mariadb", "-e", "create database if not exists spillover_slurm")
         conf = ETC / "slurmdbd.conf"
@@ -197,18 +199,6 @@ class Slurm:
         run("sacctmgr", "-i", "add", "account", "lab", check=False)
         run("sacctmgr", "-i", "add", "user", "root", "account=lab", check=False)
 
-    def _database(self) -> bool:
-        Path("/run/mysqld").mkdir(exist_ok=True)
-        if not (STATE / "mysql" / "mysql").exists():
-            run(
-                "mariadb-install-db",
-                "--user=root",
-                f"--datadir={STATE}/mysql",
-                "--auth-root-authentication-method=socket",
-                "--skip-test-db",
-            )
-        return True
-
     def start_controller(self) -> None:
         run("slurmctld")
         wait_for(lambda: "UP" in run("scontrol", "ping", check=False))
@@ -218,11 +208,6 @@ class Slurm:
 
     def stop_controller(self) -> None:
         _kill("slurmctld")
-
-    def stop_node(self) -> None:
-        """As if the node had lost its power: daemon and jobs are gone at once."""
-        _kill("slurmd", "-9")
-        _kill("slurmstepd", "-9")
 
     def stop(self) -> None:
         for program in ("slurmd", "slurmstepd", "slurmctld", "slurmdbd"):

@@ -12,7 +12,9 @@ import faults
 import psutil
 import pytest
 import slurm
+from checkout import Workflow
 from slurm import wait_for
+from spillover.core import cluster as plugin
 
 PROFILE = ("--profile", "profiles/slurm")
 # Jobs of seconds are looked at sooner than those of hours.
@@ -28,15 +30,10 @@ def model(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(bbq_files, model, tmp_path_factory):
+def undisturbed(published, model, tmp_path_factory):
     """Results of the study on this machine, without a cluster and without a fault."""
-    from checkout import Workflow
-
-    data = tmp_path_factory.mktemp("bbq")
-    for name, content in bbq_files.items():
-        (data / name).write_bytes(content)
     workflow = Workflow(tmp_path_factory.mktemp("undisturbed") / "checkout")
-    workflow.configure(study(data, model))
+    workflow.configure(study(published, model))
     process = faults.driver(workflow, "--cores", "2")
     assert process.wait(LONG) == 0, log(workflow)
     return faults.results(workflow)
@@ -52,7 +49,7 @@ def log(workflow) -> str:
 
 
 def comment(rule: str, *wildcards: str) -> str:
-    return "_".join([f"rule_{rule}_wildcards", *wildcards])
+    return plugin.comment(rule, wildcards)
 
 
 def training(alignment: str) -> str:
@@ -188,7 +185,7 @@ def test_sacct_without_accounts_is_refused_in_a_line(site, workflow, published, 
     assert "has been submitted" not in log(workflow)
 
 
-def test_jobs_are_cancelled_killed_and_out_of_time(site, workflow, published, model, undisturbed):
+def test_jobs_are_cancelled_requeued_and_killed(site, workflow, published, model, undisturbed):
     cluster = site(accounting=True)
     workflow.configure(study(published, model))
     process = faults.driver(workflow, *SOON)

@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 from spillover.alignment import checkpoints as saved
 from spillover.alignment.shared_prefix_dpo import SharedPrefixDPOTrainer, sequences_of, tree_of
-from spillover.core.errors import InputError
+from spillover.core.errors import InputError, named
 from spillover.models import prefix_tree
 from spillover.models.architecture import backbone
 
@@ -220,10 +220,7 @@ class _Steps:
         except Exception as error:  # whatever an architecture wants beside TRL's arguments
             if should_reduce_batch_size(error):
                 raise _out_of_memory(self._size([pair])) from None
-            first = (str(error).strip().splitlines() or [""])[0]
-            raise InputError(
-                f"{name} cannot be trained: {type(error).__name__}: {first}"
-            ) from error
+            raise InputError(f"{name} cannot be trained: {named(error)}") from error
         self.model.train(training)
         difference = ((found - expected).abs() / expected.abs().clamp(min=1)).max().item()
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.1

@@ -206,6 +206,11 @@ class Slurm:
     def start_node(self) -> None:
         run("slurmd", "-N", self.host)
 
+    def stop_node(self) -> None:
+        """As when it loses its power; the jobs' own processes are the caller's to end."""
+        _kill("slurmd", "-9")
+        _kill("slurmstepd", "-9")
+
     def stop_controller(self) -> None:
         _kill("slurmctld")
 

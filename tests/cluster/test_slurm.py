@@ -80,6 +80,12 @@ def checkpoint(workflow, alignment: str, step: int) -> None:
     wait_for(steps, LONG, 0.05)
 
 
+def is_pending(process: psutil.Process, number: int) -> bool:
+    """Whether a signal waits for a process that stands still."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return bool(int(re.search(r"ShdPnd:\s*(\w+)", status)[1], 16) >> (number - 1) & 1)
+
+
 def script_of(workflow, rule: str) -> psutil.Process:
     """The process in which a job's script runs."""
 
@@ -215,3 +221,52 @@ def test_jobs_are_cancelled_requeued_and_killed(site, workflow, published, model
     assert "going on from" in (logs / "gender/seed0/train_dpo.log").read_text()
     assert faults.different(workflow, undisturbed) == []
     assert faults.leftovers(workflow) == []
+
+
+def test_training_writes_a_checkpoint_before_its_time_is_up(
+    site, workflow, published, model, undisturbed
+):
+    cluster = site(accounting=True)
+    workflow.configure(study(published, model))
+    target = f"results/{faults.STUDY}/{faults.MODEL}/gender/seed0/training.tsv"
+    process = faults.driver(workflow, target, *SOON)
+    job = job_at_work(cluster, training("gender"))
+    checkpoint(workflow, "gender", 8)
+    # The profile asks for a signal three minutes before the end. SLURM looks at limits twice a
+    # minute: until then training stands still.
+    script = script_of(workflow, "train_dpo")
+    script.suspend()
+    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=3")
+    wait_for(lambda: is_pending(script, signal.SIGTERM), 120)
+    script.resume()
+    said = r"ended by SIGTERM at step (\d+) of \d+; the checkpoint is written"
+    step = int(wait_for(lambda: re.search(said, log(workflow)), LONG)[1])
+    assert process.wait(LONG) == 0, log(workflow)
+    again = (workflow.folder / target).with_name("train_dpo.log").read_text()
+    # Nothing is done twice.
+    assert f"checkpoint-{step}" in re.search(r"going on from (.*)", again)[1]
+    assert faults.different(workflow, undisturbed, partial=True) == []
+
+
+def test_a_node_fails_while_jobs_run(site, workflow, published, model, undisturbed):
+    cluster = site(accounting=True)
+    workflow.configure(study(published, model))
+    folder = f"results/{faults.STUDY}/{faults.MODEL}"
+    targets = (f"{folder}/gender/seed0/training.tsv", f"{folder}/base/predictions/Religion.parquet")
+    process = faults.driver(workflow, *targets, *SOON)
+    job_at_work(cluster, training("gender"))
+    checkpoint(workflow, "gender", 4)
+    cluster.stop_node()
+    for script in faults.orphans(workflow):
+        script.kill()
+    wait_for(lambda: "down" in slurm.run("sinfo", "-h", "-o", "%T"), 120)
+    cluster.start_node()
+    slurm.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME", check=False)
+    # The plugin excludes a failed node, rightly; here that is the whole cluster, and this start
+    # ends. It leaves nothing in the queue, and the next one goes on.
+    if process.wait(LONG):
+        assert "excluded from subsequent submissions" in log(workflow)
+        assert cluster.jobs("PENDING,RUNNING") == []
+        assert faults.driver(workflow, *targets, *SOON).wait(LONG) == 0, log(workflow)
+    assert "going on from" in (workflow.folder / targets[0]).with_name("train_dpo.log").read_text()
+    assert faults.different(workflow, undisturbed, partial=True) == []

@@ -51,7 +51,7 @@ def align(made_of: str) -> None:
             seed=int(snakemake.wildcards.seed),
             checkpoints=params.checkpoints,
             output=adapter,
-            tokens_per_batch=plan.tokens_per_batch(job, machine),
+            **plan.passes(job, machine),
             data=params.data,
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
             speed=snakemake.output.speed,

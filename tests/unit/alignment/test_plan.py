@@ -183,13 +183,39 @@ def test_the_largest_pass_that_fits_is_chosen(tmp_path):
 
 def test_a_gpu_trains_with_what_was_planned_for_it(tmp_path, monkeypatch):
     job = make_job(tiny_models.make(tmp_path, "llama"))
-    table, _ = plan.plan([job], make_machine(1e-6))
-    assert plan.tokens_per_batch(job, make_machine(1e-6, device="cpu")) is None
+    assert plan.passes(job, make_machine(1e-6, device="cpu")) == {"tokens_per_batch": None}
     monkeypatch.setattr("spillover.alignment.plan.resolve_device", torch.device)
-    planned = plan.tokens_per_batch(job, make_machine(1e-6, device="cuda"))
-    assert [planned] == table["tokens_per_batch"].tolist() == [min(plan.TOKENS_PER_BATCH)]
-    assert plan.tokens_per_batch(job, make_machine(None, device="cuda")) is None
-    assert plan.tokens_per_batch(job, make_machine(1e-6, 300, "cuda")) == 300
+
+    def passes(*machine):
+        found = plan.passes(job, make_machine(*machine, device="cuda"))
+        return found["tokens_per_batch"], found["gradient_checkpointing"]
+
+    table, _ = plan.plan([job], make_machine(1e-6))
+    assert table["gradient_checkpointing"].item()
+    assert passes(1e-6) == (table["tokens_per_batch"].item(), True)
+    assert passes(1e-6)[0] == min(plan.TOKENS_PER_BATCH)
+    assert passes(1e-6, 300) == (300, True)
+    assert passes(80) == (max(plan.TOKENS_PER_BATCH), False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (80e9, 80e9))
+    assert passes(None) == (max(plan.TOKENS_PER_BATCH), False)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (1e3, 80e9))
+    assert passes(None) == (min(plan.TOKENS_PER_BATCH), True)
+
+
+def test_activations_are_computed_twice_only_where_they_do_not_fit(tmp_path):
+    job = make_job(tiny_models.make(tmp_path, "llama"))
+    kept = plan.choose(job, make_machine(80))
+    assert not kept["gradient_checkpointing"]
+    enough = kept["total"] / memory.GB / plan.USABLE
+    assert not plan.choose(job, make_machine(enough * 1.001))["gradient_checkpointing"]
+    twice = plan.choose(job, make_machine(enough * 1.001), gradient_checkpointing=True)
+    assert twice["activations"] < kept["activations"]
+    # Passes of half the tokens, and still none computed twice; then only smaller ones would do.
+    smaller = plan.choose(job, make_machine(enough * 0.9))
+    assert (smaller["tokens_per_batch"], smaller["gradient_checkpointing"]) in [
+        (size, False) for size in plan.TOKENS_PER_BATCH if size < kept["tokens_at_once"]
+    ] + [(size, True) for size in plan.TOKENS_PER_BATCH]
+    assert smaller["total"] <= plan.USABLE * enough * 0.9 * memory.GB
 
 
 @pytest.mark.parametrize(

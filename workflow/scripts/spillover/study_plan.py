@@ -23,9 +23,9 @@ from spillover.scoring import tokens as scoring_tokens
 
 # Floating-point operations for each parameter and token: a multiplication and an addition.
 FORWARD = 2
-# The policy forward, its activations once more under gradient checkpointing, the gradients of
-# the activations (frozen weights need none of their own); and the reference forward.
-TRAINING = FORWARD + FORWARD + FORWARD + FORWARD
+# The policy forward, the gradients of its activations (frozen weights need none of their own),
+# and the reference forward. Gradient checkpointing computes the activations once more.
+TRAINING = FORWARD + FORWARD + FORWARD
 # Assumed, as docs/scaling.md has them: bytes a second from a disk that many share, and seconds
 # of a job's imports. Measured there, on two threads: parameters a second in quantising.
 READ_RATE = 1e9
@@ -149,8 +149,10 @@ def plan(
         active, total, served, loaded = sizes[job.model]
         n_tokens, seconds = 0, 0.0
         if job.rule == "train_dpo":
-            n_tokens = int(steps.loc[(job.model, job.alignment), "tokens"])
-            seconds = TRAINING * active * n_tokens / rate
+            planned = steps.loc[(job.model, job.alignment)]
+            n_tokens = int(planned["tokens"])
+            work = TRAINING + FORWARD * bool(planned["gradient_checkpointing"])
+            seconds = work * active * n_tokens / rate
         elif job.rule == "diagnose_alignment":
             n_tokens = tokens.diagnosis(job)
             seconds = FORWARD * active * n_tokens / rate

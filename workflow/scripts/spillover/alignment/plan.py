@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 from spillover.alignment import trainer
 from spillover.alignment.diagnostics import parts_of
@@ -22,6 +23,9 @@ from spillover.models.load import load_tokenizer, resolve_device
 TOKENS_PER_BATCH = (16384, 8192, 4096, 2048, 1024, 512)
 # What the driver, the allocator's gaps and the libraries take of a GPU.
 USABLE = 0.9
+# Without gradient checkpointing a pass has at least so many tokens: smaller ones would cost more
+# than computing activations twice (docs/scaling.md, On a GPU).
+LEAST_WITHOUT_CHECKPOINTING = 2048
 
 
 def count(
@@ -81,8 +85,11 @@ def diagnosis_tokens(
     return sum(len(tree_of(part)) for part in parts_of(rows))
 
 
-def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) -> dict:
-    """The most tokens of a forward pass with which a job's training fits into a GPU.
+def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool | None = None) -> dict:
+    """The fastest way in which a job's training fits into a GPU.
+
+    That is with activations kept, rather than computed twice (gradient checkpointing), and with
+    the most tokens of a forward pass.
 
     Parameters
     ----------
@@ -91,11 +98,13 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
     machine : ``gpu_memory`` in GB (1e9 bytes) or None, and ``training_tokens_per_batch``,
         which is taken where it is given. Without either it is what the trainer takes by
         itself.
+    gradient_checkpointing : None leaves it open; without ``gpu_memory`` it is on.
 
     Returns
     -------
-    ``tokens_per_batch``, what :func:`count` and :func:`memory` (bytes) give for it, ``total``
-    (bytes) and ``fits`` (None without ``gpu_memory``). If nothing fits, the smallest.
+    ``tokens_per_batch``, ``gradient_checkpointing``, what :func:`count` and :func:`memory`
+    (bytes) give for them, ``total`` (bytes) and ``fits`` (None without ``gpu_memory``). If
+    nothing fits, the smallest.
     """
     settings = {
         "objective": complete(job["objective"], OBJECTIVE, "objective"),
@@ -106,7 +115,12 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
         budgets = [machine["training_tokens_per_batch"]]
     elif gpu_memory is None:
         budgets = [trainer.TOKENS_PER_BATCH["cuda"]]
-    for budget in budgets:
+    ways = [(gradient_checkpointing, budget) for budget in budgets]
+    if gradient_checkpointing is None:
+        least = 0 if machine["training_tokens_per_batch"] else LEAST_WITHOUT_CHECKPOINTING
+        kept = [] if gpu_memory is None else [budget for budget in budgets if budget >= least]
+        ways = [(False, budget) for budget in kept] + [(True, budget) for budget in budgets]
+    for twice, budget in ways:
         counts = count(
             job["pairs"],
             job["model_folder"],
@@ -122,35 +136,45 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool = True) 
             training=settings["training"],
             quantization=job["quantization"],
             dtype=job["dtype"],
-            gradient_checkpointing=gradient_checkpointing,
+            gradient_checkpointing=twice,
         )
         total = sum(bytes_.values())
         fits = None if gpu_memory is None else total <= USABLE * gpu_memory * GB
         if fits is not False:
             break
-    return {"tokens_per_batch": budget, **counts, **bytes_, "total": total, "fits": fits}
+    return {
+        "tokens_per_batch": budget,
+        "gradient_checkpointing": twice,
+        **counts,
+        **bytes_,
+        "total": total,
+        "fits": fits,
+    }
 
 
-def tokens_per_batch(job: Mapping, machine: Mapping) -> int | None:
-    """Tokens of a forward pass that a job trains with: on a GPU, what was planned for it.
+def passes(job: Mapping, machine: Mapping) -> dict:
+    """How a job's training goes through the model here: on a GPU, as it was planned.
 
     Parameters
     ----------
-    job, machine : as in :func:`choose`, and of the machine its ``device``.
+    job, machine : as in :func:`choose`, and of the machine its ``device``. Where the GPU's
+        memory is not named, it is what the GPU has free.
 
     Returns
     -------
-    None leaves it to the trainer: on a CPU, or if the GPU's memory is not named.
+    ``tokens_per_batch`` and ``gradient_checkpointing`` for :func:`spillover.alignment.train.train`,
+    which on a CPU chooses by itself.
     """
-    on_gpu = resolve_device(machine["device"]).type == "cuda"
-    given = machine["training_tokens_per_batch"]
-    if not on_gpu or given is not None or machine["gpu_memory"] is None:
-        return given
-    return choose(job, machine)["tokens_per_batch"]
+    if resolve_device(machine["device"]).type != "cuda":
+        return {"tokens_per_batch": machine["training_tokens_per_batch"]}
+    if machine["gpu_memory"] is None:
+        machine = {**machine, "gpu_memory": torch.cuda.mem_get_info()[0] / GB}
+    chosen = choose(job, machine)
+    return {key: chosen[key] for key in ("tokens_per_batch", "gradient_checkpointing")}
 
 
 def plan(
-    jobs: Sequence[Mapping], machine: Mapping, gradient_checkpointing: bool = True
+    jobs: Sequence[Mapping], machine: Mapping, gradient_checkpointing: bool | None = None
 ) -> tuple[pd.DataFrame, str]:
     """Training jobs with what each will take, and the arithmetic as text.
 
@@ -183,7 +207,8 @@ def _lines(row: Mapping, gpu_memory: float | None) -> list[str]:
     lines = [
         f"{row['model']}, {row['alignment']}: {row['pairs']} pairs in {row['steps']} steps, "
         f"{row['tokens']} tokens through the policy and as many through the reference",
-        f"  at most {row['tokens_per_batch']} tokens at once (largest: {row['tokens_at_once']}): "
+        f"  at most {row['tokens_per_batch']} tokens at once (largest: {row['tokens_at_once']}), "
+        f"{'gradient checkpointing' if row['gradient_checkpointing'] else 'activations kept'}: "
         f"{text} = {row['total'] / GB:.3f} GB",
     ]
     if row["nf4_disk"]:

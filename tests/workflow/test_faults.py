@@ -1,0 +1,109 @@
+"""A study on one machine that is killed, or runs out of disk, and goes on."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import faults
+import pytest
+
+
+@pytest.fixture(scope="module")
+def undisturbed(shared_workflow, published, tiny_folder):
+    """Results of the study without a fault."""
+    shared_workflow.configure(faults.study(published, tiny_folder("llama")))
+    shared_workflow.run()
+    assert faults.leftovers(shared_workflow) == []
+    return faults.results(shared_workflow)
+
+
+def test_kills_at_random_change_nothing(workflow, published, tiny_folder, undisturbed):
+    # Twenty are made by benchmarks/faults.py; these few come late enough to meet jobs.
+    workflow.configure(faults.study(published, tiny_folder("llama")))
+    record, _ = faults.kill_at_random(workflow, random.Random(0), kills=4, longest=40)
+    assert record
+    assert faults.different(workflow, undisturbed) == []
+    assert faults.leftovers(workflow) == []
+
+
+def test_files_that_are_removed_or_cut_are_made_again(shared_workflow, undisturbed):
+    folder = shared_workflow.folder / "results" / faults.STUDY
+    run = folder / faults.MODEL / "gender/seed0"
+    (run / "predictions/Religion.parquet").unlink()
+    (folder / "spillover.tsv").unlink()
+    (folder / "figures/bias_scores_gender.svg").unlink()
+    shared_workflow.run()
+    assert faults.different(shared_workflow, undisturbed) == []
+    shutil.rmtree(run / "adapter")
+    shared_workflow.run()
+    assert faults.different(shared_workflow, undisturbed) == []
+
+
+@pytest.fixture
+def small_disk(workflow):
+    """The folder of results on a disk of its own; a function that sets its size in kB."""
+    folder = workflow.folder / "results"
+    folder.mkdir()
+
+    def size(kilobytes: int) -> None:
+        options = f"size={kilobytes}k" + (",remount" if os.path.ismount(folder) else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a small disk needs mount, and root")
+
+    yield size
+    if os.path.ismount(folder):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_is_told_in_a_line_at_every_stage(
+    workflow, published, tiny_folder, undisturbed, small_disk
+):
+    workflow.configure(faults.study(published, tiny_folder("llama")))
+    stages = set()
+    kilobytes = 40
+    while True:
+        small_disk(kilobytes)
+        done = workflow.run(check=False)
+        if not done.returncode:
+            break
+        assert re.search(r"no space left on the disk|No space left on device", done.stderr), (
+            kilobytes,
+            done.stderr,
+        )
+        stages |= set(re.findall(r"Error in rule (\w+):", done.stderr))
+        kilobytes = int(kilobytes * 1.5)
+        assert kilobytes < 100_000
+    assert {"train_dpo", "score_items"} <= stages, stages
+    assert faults.different(workflow, undisturbed) == []
+
+
+def test_read_only_resources_are_no_obstacle_once_all_is_fetched(
+    workflow, shared_workflow, undisturbed
+):
+    target = workflow.folder / "resources"
+    shutil.rmtree(target)
+    shutil.copytree(shared_workflow.folder / "resources", target, symlinks=True)
+    shutil.copytree(
+        shared_workflow.folder / ".snakemake/metadata", workflow.folder / ".snakemake/metadata"
+    )
+    shutil.copy(shared_workflow.folder / "study.yaml", workflow.folder)
+    command = ["mount", "--bind", str(target), str(target)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a folder that nobody can write to needs mount, and root")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(target)], check=True)
+        workflow.run()
+        assert faults.different(workflow, undisturbed) == []
+        shared = Path(target / "models" / "new")
+        config = (workflow.folder / "study.yaml").read_text().replace("tiny:", "new:")
+        (workflow.folder / "study.yaml").write_text(config)
+        done = workflow.run(check=False)
+        assert done.returncode
+        assert "Read-only file system" in done.stderr
+        assert not shared.exists()
+    finally:
+        subprocess.run(["umount", "-l", str(target)], check=True)

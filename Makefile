@@ -1,9 +1,11 @@
 # make study   the study from nothing: environment, data, model, alignment, evaluation, report
 # make plan    what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs
+# make unlock  after Snakemake was killed, before the next start
 # make export  answers and scores of every run, in the forms that other tools read
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style
+# make clean   removes results of all studies, and the report
 #
 # From another folder: make -f CHECKOUT/Makefile study; what it makes lies in that folder.
 PYTHON ?= python3
@@ -14,10 +16,13 @@ CORES ?= all
 # A study of the folder, or else of the checkout.
 STUDY_FILE := $(shell [ -e '$(STUDY)' ] || [ ! -e '$(HERE)/$(STUDY)' ] || echo '$(HERE)/')$(STUDY)
 SNAKEMAKE := $(VENV)/bin/snakemake --snakefile $(HERE)/Snakefile
+ifneq ($(filter study plan export unlock,$(or $(MAKECMDGOALS),study)),)
+  $(if $(shell [ -e '$(STUDY_FILE)' ] && echo 1),,$(error STUDY: expected a study file, found none ($(STUDY))))
+endif
 # A study file stands for itself; the default one is what Snakemake finds without being told.
 CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY_FILE)')
 
-.PHONY: env study plan export test lint clean
+.PHONY: env study plan export unlock test lint clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -36,16 +41,22 @@ study: env
 	$(SNAKEMAKE) --report report.html $(CONFIG)
 
 plan: env
+	@echo "fetching data, models' configurations and tokenizers, and counting tokens (minutes, for all of BBQ)"
 	@$(SNAKEMAKE) plan --cores $(CORES) --quiet all $(CONFIG)
 	@cat results/$$($(VENV)/bin/python -c 'import sys, yaml; print(yaml.safe_load(open("$(STUDY_FILE)"))["study"])')/plan.txt
 	@$(SNAKEMAKE) --dry-run --quiet rules $(CONFIG) 2>/dev/null
 
+# After Snakemake itself was killed.
+unlock: env
+	$(SNAKEMAKE) --unlock $(CONFIG)
+
 export: env
 	$(SNAKEMAKE) export --cores $(CORES) $(CONFIG)
 
+# One process more than cores: tests that start whole studies often wait.
 test: env
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
-		--durations 15
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+		--durations 40
 
 lint: env
 	$(VENV)/bin/ruff check .

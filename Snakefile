@@ -31,6 +31,10 @@ onstart:
     on_start()
 
 
+onsuccess:
+    on_success()
+
+
 # Targets; what needs the network, which a cluster's nodes often lack; what takes seconds, and
 # would wait for longer in a queue.
 localrules:

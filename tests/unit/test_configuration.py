@@ -295,6 +295,24 @@ def test_a_control_that_is_trained_otherwise_is_allowed_and_said(config):
     )
 
 
+def test_a_control_that_differs_in_nothing_is_refused(config):
+    config["alignments"]["gender-shuffled"]["pairs"]["preferences"] = "correct"
+    with pytest.raises(InputError, match=r"gender\.control: expected an alignment that differs"):
+        check(config)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    file = tmp_path / "study.yaml"
+    text = (ROOT / "config.yaml").read_text()
+    file.write_text(text)
+    configuration.check_keys(file)
+    old = "    pairs: {format: cloze, max_items: 128, preferences: shuffled}\n"
+    assert old in text
+    file.write_text(text.replace(old, old + "    pairs: {max_items: 64}\n"))
+    with pytest.raises(InputError, match=r"line \d+: 'pairs' stands here a second time"):
+        configuration.check_keys(file)
+
+
 def test_answers_without_alignments_are_told_what_is_expected(config):
     config["alignments"] = {}
     config["models"] = {"theirs": {"predictions": {"base": "a.csv", "g/seed0": "b.csv"}}}

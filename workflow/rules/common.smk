@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
 from spillover import elsewhere, study
-from spillover.core import cluster, configuration, downloads, gpus
+from spillover.core import cluster, configuration, downloads, finished, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
 from yaml import safe_load
@@ -35,6 +35,8 @@ def blame(error):
 
 
 try:
+    for study_file in workflow.overwrite_configfiles or workflow.configfiles:
+        configuration.check_keys(study_file)
     configuration.check(config, safe_load(SCHEMA.read_text()))
     study.check_kinds(config)
     validate(config, str(SCHEMA))  # fills in the defaults
@@ -69,6 +71,11 @@ def on_start():
     if cluster.wait_for_jobs_left(comments, Path.cwd(), logger.info):
         workflow.persistence.unlock()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def on_success():
+    """Let go of what trainings have kept for the case that this start had not seen them end."""
+    finished.discard(Path("results", config["study"]).glob("*/*/.finished-seed*"))
 
 
 # Of this machine's GPUs; a cluster has more of them.

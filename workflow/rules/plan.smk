@@ -46,4 +46,8 @@ rule plan_study:
 rule plan:
     """The plan of the study."""
     input:
-        expand("results/{study}/plan.tsv", study=config["study"]),
+        expand(
+            "results/{study}/{file}",
+            study=config["study"],
+            file=["plan.tsv", "plan_jobs.tsv", "plan.txt"],
+        ),

@@ -1,20 +1,18 @@
 """Align a model on preference pairs: LoRA by DPO on the quantised base."""
 
-import logging
 import os
 from pathlib import Path
 
 from spillover import study
 from spillover.alignment import checkpoints
+from spillover.core import finished
 from spillover.core.files import read_table, replacing, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
 
-logger = logging.getLogger("spillover")
 
-
-def align(made_of: str) -> None:
+def align() -> None:
     """Train, and put adapter and tables in their places."""
     take_gpu(snakemake.resources.get("gpu", 0))
     # Only here: bitsandbytes looks at the GPUs when it is imported.
@@ -57,8 +55,6 @@ def align(made_of: str) -> None:
             speed=snakemake.output.speed,
         )
         write_table(training, snakemake.output.training)
-        (adapter / "provenance.txt").write_text(made_of)
-    checkpoints.discard(params.checkpoints)
 
 
 with log_to(snakemake.log[0]):
@@ -69,12 +65,8 @@ with log_to(snakemake.log[0]):
         [snakemake.input.model],
         [snakemake.input.pairs],
     )
-    weights = Path(snakemake.output.weights)
-    record = weights.with_name("provenance.txt")
-    # Snakemake has removed what was there before this attempt, and the adapter comes last. One
-    # that is there was made since: by a job that an earlier start had left running, and that
-    # this one has waited for.
-    if weights.exists() and record.is_file() and record.read_text() == made_of:
-        logger.info("%s: made by the other job", record.parent)
-    else:
-        align(made_of)
+    kept = Path(params.checkpoints).with_name(f".finished-seed{snakemake.wildcards.seed}")
+    if not finished.take(kept, snakemake.output, made_of):
+        align()
+        finished.keep(kept, snakemake.output, made_of)
+    checkpoints.discard(params.checkpoints)

@@ -83,18 +83,19 @@ def test_predicted_memory_is_within_15_percent(tmp_path, size, quantization, dty
     ("quantization", "dtype"), [("none", "float32"), ("none", "bfloat16"), ("nf4", "bfloat16")]
 )
 def test_predicted_memory_of_smollm2_is_within_15_percent(smollm2, quantization, dtype):
-    predicted, measured = compare_memory(smollm2, quantization, dtype)
+    # Two items: many processors compute bfloat16 a hundred times slower than float32.
+    predicted, measured = compare_memory(smollm2, quantization, dtype, n_items=2)
     assert predicted == pytest.approx(measured, rel=0.15)
 
 
-def compare_memory(folder, quantization, dtype) -> tuple[int, int]:
+def compare_memory(folder, quantization, dtype, n_items=8) -> tuple[int, int]:
     """Bytes of what a step needs beside the weights, which are exact: predicted, measured.
 
     Measured are the tensors that torch's operations make and hold, counted one by one, and
     not the process's resident memory: that has the libraries' own buffers in it, and what an
     allocator keeps of an earlier, larger peak.
     """
-    pairs = make_pairs(8, "three_option")
+    pairs = make_pairs(n_items, "three_option")
     rows = encode(pairs, load_tokenizer(folder), max_length=1024)
     model = load_model(folder, quantization, dtype, "cpu")
     measured = measure_step(model, rows)

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import runpy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,17 @@ import pandas as pd
 import pytest
 from preferences import make_pairs
 from spillover.alignment import plan
-from spillover.core import logs
+from spillover.core import finished, logs
 from spillover.core.files import write_table
 
 SCRIPT = Path(__file__).parents[3] / "workflow" / "scripts" / "train_dpo.py"
+
+
+class Outputs(SimpleNamespace):
+    """Of a rule, as Snakemake gives them: by name, and one after the other."""
+
+    def __iter__(self):
+        return iter(vars(self).values())
 
 
 @pytest.fixture
@@ -33,8 +41,10 @@ def train(tiny_folder, tmp_path, monkeypatch):
         config = {"evaluation": {"scoring": "letter", "cloze": {}}, "alignments": {}}
         snakemake = SimpleNamespace(
             input=SimpleNamespace(pairs=tmp_path / "train.parquet", model=tiny_folder("llama")),
-            output=SimpleNamespace(
+            output=Outputs(
                 weights=str(seed / "adapter" / "adapter_model.safetensors"),
+                config=str(seed / "adapter" / "adapter_config.json"),
+                card=str(seed / "adapter" / "README.md"),
                 training=str(seed / "training.tsv"),
                 speed=str(seed / "training_speed.tsv"),
             ),
@@ -64,9 +74,8 @@ def train(tiny_folder, tmp_path, monkeypatch):
 
 def test_results_are_in_their_places_and_the_plans_tokens_are_used(train, tmp_path, monkeypatch):
     whole = pd.read_csv(train() / "training.tsv", sep="\t")
-    monkeypatch.setattr(plan, "tokens_per_batch", lambda job, machine: 1)
-    # Snakemake removes outputs before an attempt; what is there then, another job has made.
-    (tmp_path / "seed0" / "adapter" / "adapter_model.safetensors").rename(tmp_path / "kept")
+    finished.discard([tmp_path / ".finished-seed0"])
+    monkeypatch.setattr(plan, "passes", lambda job, machine: {"tokens_per_batch": 1})
     seed = train()
     log = pd.read_csv(seed / "training.tsv", sep="\t")
     # One item at a time: what items begin with runs once an item, not once a step.
@@ -79,8 +88,18 @@ def test_results_are_in_their_places_and_the_plans_tokens_are_used(train, tmp_pa
     assert product.to_numpy() == pytest.approx(log["tokens"].to_numpy())
     assert not any("second" in column for column in log)
     assert not (seed / "tracking").exists()
-    made = (seed / "training.tsv").stat().st_mtime_ns
-    assert (train() / "training.tsv").stat().st_mtime_ns == made
+
+
+def test_what_has_been_finished_unseen_is_not_trained_again(train, tmp_path, monkeypatch):
+    seed = train()
+    files = {file: file.read_bytes() for file in seed.rglob("*") if file.is_file()}
+    # As Snakemake does with what a job has made whose end it has not seen.
+    shutil.rmtree(seed)
+    monkeypatch.setattr(plan, "passes", lambda job, machine: pytest.fail("trained again"))
+    train()
+    assert {file: file.read_bytes() for file in files} == files
+    train()  # with everything in its place
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".finished-seed0"]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def pretend(tmp_path, monkeypatch):
         ("none", 300, "squeue", None),
         ("none", 300, "sacct", "keeps no accounts"),
         ("slurmdbd", 100, "squeue", "use --slurm-status-command sacct"),
-        ("none", 100, "squeue", "forgets jobs 100 s after their end"),
+        ("none", 100, "squeue", "shows jobs for 100 s after their end"),
         ("slurmdbd", 2, "sacct", None),
     ],
 )
@@ -74,3 +74,25 @@ def test_waiting_says_for_which_jobs_and_once(pretend, tmp_path):
     assert len(said) == 1
     assert "scancel 17" in said[0]
     assert not cluster.wait_for_jobs_left({"rule_x"}, tmp_path, said.append, every=0)
+
+
+def test_a_squeue_that_fails_once_is_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    mine = cluster.comment("train_dpo", ["s"])
+    # It fails at first, then names a job, fails, names it no more.
+    (tmp_path / "squeue").write_text(
+        f"""#!/bin/sh
+n=$(cat {tmp_path}/n 2>/dev/null || echo 0); echo $((n + 1)) > {tmp_path}/n
+case $n in 0|2) exit 1;; 1) echo "77|{mine}|{tmp_path}";; esac
+"""
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    said = []
+    assert cluster.wait_for_jobs_left([mine], tmp_path, said.append, every=0)
+    assert (tmp_path / "n").read_text().strip() == "4"
+    assert [line.partition(",")[0] for line in said] == [
+        "squeue does not answer",
+        "an earlier start has left jobs in the queue that make the same; waiting for them (to "
+        "begin without them: scancel 77)",
+        "squeue does not answer",
+    ]

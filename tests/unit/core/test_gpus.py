@@ -182,8 +182,12 @@ def test_nothing_is_done_under_slurm_without_need_or_where_gpus_are_hidden(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+# What may stand in a UUID's place, and bytes that are no text.
+LOST = "#!/bin/sh\nprintf '0, [GPU is lost]\\n\\377\\n'\n"
+
+
 @pytest.mark.parametrize(
-    "nvidia_smi", ["#!/bin/sh\nexit 9\n", "#!/bin/sh\necho No devices\n", None]
+    "nvidia_smi", ["#!/bin/sh\nexit 9\n", "#!/bin/sh\necho No devices\n", LOST, None]
 )
 def test_nothing_is_done_where_nvidia_smi_lists_nothing(start, tmp_path, nvidia_smi):
     environment = pretended_gpus.environment(tmp_path, CUDA_VISIBLE_DEVICES="1")

@@ -57,14 +57,28 @@ def test_a_second_job_waits_until_the_first_has_ended_or_is_killed(job, tmp_path
     assert "the other job has ended" in line(second)
     assert "at work" in line(second)
     assert second.wait(10) == 0
-    assert not list(tmp_path.glob(".*.lock"))
+    assert [path.read_text() for path in tmp_path.glob(".*.lock")] == [""]
 
 
-def test_a_job_that_is_asked_to_end_says_so(job):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_job_that_is_asked_to_end_says_so(job, number):
     process = job(1000)
     assert "at work" in line(process)
+    process.send_signal(number)
+    assert f"error: ended by {number.name}; what was finished is kept" in line(process)
+    assert process.wait(10) == 128 + number
+
+
+def test_what_a_job_was_started_to_ignore_stays_ignored(job):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = job(1000)  # as under nohup
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "at work" in line(process)
+    process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    assert "error: ended by SIGTERM; what was finished is kept" in line(process)
+    assert "ended by SIGTERM" in line(process)
 
 
 def test_the_holder_is_named_by_its_job(tmp_path, monkeypatch):

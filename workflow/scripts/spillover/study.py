@@ -14,6 +14,8 @@ from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
 
 # What decides which items an alignment is trained and evaluated on.
 ITEMS = ("target", "exclude_groups", "split", "trained_on")
+# All that an alignment is made of.
+MADE_OF = (*ITEMS, "pairs", "objective", "lora", "training", *KINDS)
 # Settings that only an alignment has that is trained here.
 TRAINED_HERE = ("split", "pairs", "objective", "lora", "training")
 # Folders that rules write to: Snakemake removes what is in the place of an output.
@@ -299,6 +301,11 @@ def _check_controls(alignments: Mapping) -> None:
             raise InputError(
                 f"{key}: expected an alignment with the same items, found {control} with "
                 f"pairs.max_items: {_yaml(found)} instead of {_yaml(expected)}"
+            )
+        if all(alignments[control].get(part) == alignment.get(part) for part in MADE_OF):
+            raise InputError(
+                f"{key}: expected an alignment that differs in what is to be ruled out, found "
+                f"{control} made in the same way (pairs: {{preferences: shuffled}} makes a control)"
             )
 
 

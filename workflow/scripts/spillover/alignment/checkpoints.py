@@ -33,7 +33,7 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
     fingerprint = json.loads(json.dumps(fingerprint))
     file = folder / FINGERPRINT
     if file.is_file():
-        found = json.loads(file.read_text())
+        found = _read(file)
         different = sorted(
             key
             for key in found.keys() | fingerprint.keys()
@@ -68,10 +68,21 @@ def mark_whole(checkpoint: Path) -> None:
 def is_whole(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end, and all its files are as long as then."""
     try:
-        sizes = json.loads((checkpoint / MARK).read_text())
-        return all((checkpoint / name).stat().st_size == size for name, size in sizes.items())
-    except (OSError, ValueError):
+        sizes = _read(checkpoint / MARK)
+        return bool(sizes) and all(
+            (checkpoint / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except OSError:
         return False
+
+
+def _read(file: Path) -> dict:
+    """What a file says; nothing if it was cut, as by a loss of power."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def last(folder: Path) -> Path | None:

@@ -123,7 +123,7 @@ def activation_bytes(model: torch.nn.Module, n_tokens: int) -> int:
             except Exception as error:
                 raise InputError(
                     f"plan: the activations of a {type(run).__name__} cannot be counted without "
-                    "memory; set machine.training_tokens_per_batch and train without a plan"
+                    "memory: there is no plan for it"
                 ) from error
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     return sum(

@@ -18,9 +18,11 @@ fairness on others. It was trained on items of a benchmark; nothing is claimed a
 uses. Items that training saw must not be used to evaluate it.
 
 ```python
-from peft import AutoPeftModelForCausalLM
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
-model = AutoPeftModelForCausalLM.from_pretrained("path/to/this/folder")
+base = AutoModelForCausalLM.from_pretrained({load})
+model = PeftModel.from_pretrained(base, "path/to/this/folder")
 ```
 
 | | |
@@ -86,7 +88,13 @@ def write(
         settings = {**settings, "chat_template": chat_template}
     data, pairs = data or {}, (data or {}).get("pairs", {})
     control = pairs.get("preferences") == "shuffled"
+    load = (
+        f'"{source["repo"]}", revision="{source["commit"]}"'
+        if "repo" in source
+        else '"path/to/base"'
+    )
     text = TEXT.format(
+        load=load,
         title=CONTROL if control else "aligned by DPO for fairness on BBQ",
         note=NOTE if control else "",
         target=", ".join(data.get("target", [])) or "not recorded",

@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -123,6 +124,8 @@ def train(
         If settings do not fit each other, the model or the pairs; before the model is loaded,
         but for memory that does not hold a single pair and a loss that is not finite.
     """
+    # TRL and PEFT call gradient checkpointing by the name that transformers used to have for it.
+    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     objective = complete(objective, OBJECTIVE, "objective")
     lora = complete(lora, LORA, "lora")
     training = complete(training, TRAINING, "training")
@@ -160,6 +163,7 @@ def train(
     reason = obstacle(model, rows) if shared_prefixes else "it is turned off"
     if reason is not None:
         kind = StockTrainer
+        gradient_checkpointing = None  # planned for trees, which are smaller
         logger.warning("each sequence runs by itself; no prefixes are shared: %s", reason)
     trainer = kind(
         model,

@@ -298,8 +298,9 @@ def _divisible(pairs: Sequence[Mapping], losses: Sequence[str]) -> bool:
 def _out_of_memory(n_tokens: int) -> InputError:
     return InputError(
         f"out of memory with {n_tokens} tokens in one forward pass, the fewest that this "
-        "objective and these pairs allow; use a GPU with more memory, gradient checkpointing, "
-        "quantization: nf4 or a smaller model"
+        "objective and these pairs allow; use a GPU with more memory, quantization: nf4 or a "
+        "smaller model, or set machine.gpu_memory to less than is free, for activations to be "
+        "computed twice"
     )
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 SECONDS_BETWEEN_LOOKS = 180
 
 
-def _ask(*command: str) -> str:
-    """What a command of SLURM prints; nothing if it fails or is not there."""
+def _ask(*command: str) -> str | None:
+    """What a command of SLURM prints; None if it fails or is not there."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
     return done.stdout
 
 
@@ -26,7 +26,8 @@ def obstacle(status_command: str) -> str | None:
     ----------
     status_command : what the plugin asks for jobs: ``squeue`` or ``sacct``.
     """
-    found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", _ask("scontrol", "show", "config"), re.M))
+    shown = _ask("scontrol", "show", "config") or ""
+    found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", shown, re.M))
     if not found:
         return "scontrol show config says nothing: is this machine one of a SLURM cluster?"
     accounting = not found.get("AccountingStorageType", "").endswith("/none")
@@ -39,13 +40,13 @@ def obstacle(status_command: str) -> str | None:
     if status_command == "squeue" and age and int(age[0]) <= SECONDS_BETWEEN_LOOKS:
         instead = "use --slurm-status-command sacct" if accounting else "ask for a longer MinJobAge"
         return (
-            f"this cluster forgets jobs {age[0]} s after their end (MinJobAge), and squeue is "
+            f"this cluster's squeue shows jobs for {age[0]} s after their end (MinJobAge), and is "
             f"asked every {SECONDS_BETWEEN_LOOKS} s; {instead}"
         )
     return None
 
 
-def jobs_left(comments: Collection[str], folder: str | Path) -> list[str]:
+def jobs_left(comments: Collection[str], folder: str | Path) -> list[str] | None:
     """Jobs of an earlier start, queued or running, that would make what this start makes.
 
     Parameters
@@ -55,9 +56,12 @@ def jobs_left(comments: Collection[str], folder: str | Path) -> list[str]:
 
     Returns
     -------
-    Job numbers.
+    Job numbers; None if SLURM does not answer, which it does not always.
     """
-    rows = [line.split("|") for line in _ask("squeue", "--me", "-h", "-o", "%A|%k|%Z").splitlines()]
+    shown = _ask("squeue", "--me", "-h", "-o", "%A|%k|%Z")
+    if shown is None:
+        return None
+    rows = [line.split("|") for line in shown.splitlines()]
     return [
         row[0]
         for row in rows
@@ -75,13 +79,15 @@ def wait_for_jobs_left(
     comments: Collection[str], folder: str | Path, say: Callable[[str], None], every: float = 20
 ) -> bool:
     """Wait until an earlier start's jobs have ended; whether there were any."""
-    told, waited = None, False
-    while left := jobs_left(comments, folder):
-        if left != told:
+    told, waited = [], False
+    while (left := jobs_left(comments, folder)) != []:
+        if left is None:
+            say("squeue does not answer, so jobs of an earlier start may be left; asking again")
+        elif left != told:
             say(
                 f"an earlier start has left jobs in the queue that make the same; waiting for them "
                 f"(to begin without them: scancel {' '.join(left)})"
             )
-        told, waited = left, True
+            told, waited = left, True
         time.sleep(every)
     return waited

@@ -3,7 +3,9 @@
 import difflib
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
+import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError, best_match
 from jsonschema.validators import extend
@@ -34,6 +36,29 @@ def check(config: Mapping, schema: Mapping) -> None:
         # A misspelt key often makes another one missing: tell the cause first.
         unknown = [e for e in errors if e.validator == "additionalProperties"]
         raise InputError(_describe(unknown[0] if unknown else best_match(errors)))
+
+
+def check_keys(path: str | Path) -> None:
+    """Refuse a study file that has a key twice: YAML would take the last, without a word.
+
+    Raises
+    ------
+    InputError
+        For the first such key.
+    """
+    pending = [yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    line = key.start_mark.line + 1
+                    raise InputError(f"line {line}: {key.value!r} stands here a second time")
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+                pending.append(value)
+        elif isinstance(node, yaml.SequenceNode):
+            pending += node.value
 
 
 def _check_yaml(part: object, key: str) -> None:

@@ -5,6 +5,7 @@ Snakemake counts GPUs, but does not say which one a job has: without this all wo
 
 import logging
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -31,7 +32,7 @@ def take_gpu(needed: int) -> None:
 
     Parameters
     ----------
-    needed : GPUs that the job counts for. It has one, or none if this is 0.
+    needed : GPUs that the job counts for. It has one; with 0 nothing is done.
 
     Raises
     ------
@@ -103,11 +104,13 @@ def _listed_gpus() -> dict[str, str]:
     """UUIDs by index, as nvidia-smi lists them; none where it is missing or fails."""
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(
+            query, capture_output=True, text=True, errors="replace", timeout=60, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
-    rows = [line.split(", ") for line in done.stdout.splitlines()]
-    return {row[0].strip(): row[1].strip() for row in rows if len(row) == 2}
+    # In the place of a UUID an error may stand: "[GPU is lost]".
+    return dict(re.findall(r"^\s*(\d+), *(GPU-\S+)\s*$", done.stdout, re.M))
 
 
 def _locks_folder() -> Path:
@@ -125,6 +128,8 @@ def _take_free(gpus: list[str], folder: Path) -> str | None:
     # Only here: Snakemake itself, which counts GPUs, may run without it.
     from filelock import FileLock, Timeout
 
+    from spillover.core.locks import NO_LOCKS
+
     for gpu in gpus:
         file = folder / f"{gpu.replace('/', '_')}.lock"
         lock = FileLock(file, fallback_to_soft=False)
@@ -132,6 +137,11 @@ def _take_free(gpus: list[str], folder: Path) -> str | None:
             lock.acquire(blocking=False)
         except Timeout:
             continue
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            logger.warning("%s: no locks on this file system; another job may take this GPU", file)
+            return gpu
         # Temporary files that look old are removed on many machines.
         os.utime(file)
         _held.append(lock)

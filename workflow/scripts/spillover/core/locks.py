@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -46,11 +46,14 @@ def alone(path: str | Path) -> Iterator[None]:
         yield
         return
     try:
-        path.write_text(json.dumps(_me()))
+        # A courtesy to those who wait, for which a full disk may have no room.
+        with suppress(OSError):
+            path.write_text(json.dumps(_me()))
         yield
     finally:
-        # Whoever waits for a file that is gone takes no lock on it, but makes a new one.
-        path.unlink(missing_ok=True)
+        # The file stays: over NFS one that is removed may still be locked by those who wait.
+        with suppress(OSError):
+            path.write_text("")
         lock.release()
 
 
@@ -60,7 +63,7 @@ def holder(path: Path) -> str:
         who = json.loads(path.read_text())
         job = f"SLURM job {who['slurm_job']}, " if who["slurm_job"] else ""
         return f"{job}process {who['process']} on {who['host']}"
-    except (OSError, ValueError):
+    except (OSError, ValueError, LookupError, TypeError):
         return "another process"
 
 

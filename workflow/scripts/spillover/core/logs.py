@@ -36,8 +36,12 @@ def log_to(path: str | Path) -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, handlers=[terminal], force=True)
     logging.getLogger("spillover").setLevel(logging.INFO)
     lock = path.with_name(f".{path.stem}.lock")
-    with alone(lock), signals.handled(signals.end), _recorded(path, terminal):
-        yield
+    try:
+        with alone(lock), signals.handled(signals.end), _recorded(path, terminal):
+            yield
+    except OSError as error:  # of the lock or the log itself
+        logger.error("error: %s", _told(error))
+        sys.exit(1)
 
 
 @contextmanager
@@ -61,11 +65,15 @@ def _recorded(path: Path, terminal: logging.Handler) -> Iterator[None]:
                 logger.name, logging.ERROR, __file__, 0, "unexpected", (), sys.exc_info()
             )
         )
-        if disk_is_full(error):
-            logger.error("error: no space left on the disk: %s", error)
-        else:
-            logger.error("error: %s: %s (traceback in %s)", type(error).__name__, error, path)
+        told = _told(error) + ("" if disk_is_full(error) else f" (traceback in {path})")
+        logger.error("error: %s", told)
         sys.exit(1)
+
+
+def _told(error: Exception) -> str:
+    if disk_is_full(error):
+        return f"no space left on the disk: {error}"
+    return f"{type(error).__name__}: {error}"
 
 
 def _job(path: Path) -> str:

@@ -8,18 +8,21 @@ from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
-ASKING = (signal.SIGTERM, signal.SIGUSR1)
+# SIGHUP comes when the terminal is closed.
+ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 @contextmanager
 def handled(handler: Callable, signals=ASKING) -> Iterator[None]:
     """Answer these signals with ``handler`` until the end of the block.
 
-    Threads other than the main one can answer none: there nothing is changed.
+    Those that the process was started to ignore (``nohup``) stay ignored. Threads other than the
+    main one can answer none: there nothing is changed.
     """
     before = {}
+    heard = [number for number in signals if signal.getsignal(number) is not signal.SIG_IGN]
     with contextlib.suppress(ValueError):
-        before = {number: signal.signal(number, handler) for number in signals}
+        before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

@@ -1,0 +1,67 @@
+"""What a job has finished, kept until the driver has seen it.
+
+A driver that is killed leaves its jobs running. The next one does not know that they have ended:
+Snakemake removes what they made, and has it made again. Days of training are kept from that as
+hard links, which take no room, and removed once a driver has come to its end.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from spillover.core.files import replacing
+
+logger = logging.getLogger(__name__)
+
+MADE_OF = "made_of.txt"
+
+
+def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
+    """Keep a job's results.
+
+    Parameters
+    ----------
+    folder : to keep them in; on the file system of the results.
+    files : the results, of different names.
+    made_of : what they depend on, as text.
+    """
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        for file in map(Path, files):
+            _link(file, temporary / file.name)
+        (temporary / MADE_OF).write_text(made_of)
+
+
+def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
+    """Put kept results in their places, if they were made of the same; whether they were."""
+    folder = Path(folder)
+    try:
+        same = (folder / MADE_OF).read_text() == made_of
+    except OSError:
+        return False
+    files = list(map(Path, files))
+    if not same or not all((folder / file.name).is_file() for file in files):
+        return False
+    for file in files:
+        kept = folder / file.name
+        # Two links to one file are not renamed over each other.
+        if not (file.exists() and file.samefile(kept)):
+            with replacing(file) as temporary:
+                _link(kept, temporary)
+    logger.info("made by a job of an earlier start that had ended since; taken from %s", folder)
+    return True
+
+
+def discard(folders: Collection[Path]) -> None:
+    """Remove what was kept: a driver has seen the results."""
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)

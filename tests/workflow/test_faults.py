@@ -75,7 +75,7 @@ def test_a_disk_that_fills_up_is_told_in_a_line_at_every_stage(
     ):
         disk(100_000)
         workflow.run("--omit-from", rule)
-        disk(8)
+        disk(4)
         done = workflow.run("--until", rule, check=False)
         assert done.returncode, rule
         told = rf"Error in rule {rule}:|{rule}\] error: .*(no space|No space) left on"

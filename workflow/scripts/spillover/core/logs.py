@@ -60,12 +60,14 @@ def _recorded(path: Path, terminal: logging.Handler) -> Iterator[None]:
         logger.error("error: %s", error)
         sys.exit(1)
     except Exception as error:
-        record.handle(
-            logger.makeRecord(
-                logger.name, logging.ERROR, __file__, 0, "unexpected", (), sys.exc_info()
+        told = _told(error)
+        if not disk_is_full(error):
+            told += f" (traceback in {path})"
+            record.handle(
+                logger.makeRecord(
+                    logger.name, logging.ERROR, __file__, 0, "unexpected", (), sys.exc_info()
+                )
             )
-        )
-        told = _told(error) + ("" if disk_is_full(error) else f" (traceback in {path})")
         logger.error("error: %s", told)
         sys.exit(1)
 

@@ -53,6 +53,7 @@ localrules:
     hold_out,
     plot_accuracy_change,
     plot_bias_scores,
+    plot_matrix,
 
 
 rule all:

@@ -358,7 +358,19 @@ def get_tables():
     """Names of the tables: those of changes need an alignment."""
     changes = ["spillover", "aggregate", "transitions", "certainty"] if config["alignments"] else []
     contrasts = ["contrasts"] if get_controls() or config["contrasts"] else []
-    return ["metrics", "position", "cloze_rules", *changes, *contrasts]
+    matrix = ["matrix", "profiles"] if has_matrix() else []
+    return ["metrics", "position", "cloze_rules", *changes, *contrasts, *matrix]
+
+
+def has_matrix():
+    """Whether there are alignments to be set against each other, beside controls."""
+    return len(get_shown_alignments()) > 1
+
+
+def get_change_tables_of_all(wildcards):
+    """Tables that a matrix is put together from."""
+    names = ["spillover"] + (["contrasts"] if get_controls() else [])
+    return {name: f"results/{wildcards.study}/{name}.tsv" for name in names}
 
 
 def get_threads(n_jobs, most):

@@ -54,6 +54,35 @@ rule plot_bias_scores:
         "../scripts/plot_bias_scores.py"
 
 
+rule plot_matrix:
+    """The spillover matrix of a model: alignments against attributes, the change as colour."""
+    input:
+        "results/{study}/matrix.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/matrix_{value}_{model}.svg",
+            caption="../report/matrix_figure.rst",
+            category="Figures",
+            labels={"figure": "spillover matrix, {value}", "alignment": "{model}"},
+        ),
+        pdf="results/{study}/figures/matrix_{value}_{model}.pdf",
+    log:
+        "results/{study}/figures/matrix_{value}_{model}.log",
+    wildcard_constraints:
+        value="accuracy|bias",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        alpha=lookup("statistics/alpha", within=config),
+        code=fingerprint("report.heatmaps"),
+    script:
+        "../scripts/plot_matrix.py"
+
+
 rule figures:
     """Every figure of the study."""
     input:
@@ -62,5 +91,12 @@ rule figures:
             study=config["study"],
             figure=["accuracy_change", "bias_scores"],
             alignment=get_shown_alignments(),
+            format=["svg", "pdf"],
+        ),
+        expand(
+            "results/{study}/figures/matrix_{value}_{model}.{format}",
+            study=config["study"],
+            value=["accuracy", "bias"] if has_matrix() else [],
+            model=config["models"],
             format=["svg", "pdf"],
         ),

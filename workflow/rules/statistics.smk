@@ -132,6 +132,67 @@ rule test_contrasts:
         "../scripts/test_contrasts.py"
 
 
+rule test_matrix:
+    """Every alignment's effect on every attribute, corrected as one family."""
+    input:
+        unpack(get_change_tables_of_all),
+    output:
+        report(
+            "results/{study}/matrix.tsv",
+            caption="../report/matrix.rst",
+            category="Tables",
+            labels={"table": "matrix"},
+        ),
+    log:
+        "results/{study}/test_matrix.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        targets=get_targets,
+        controls=get_controls(),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.matrix"),
+    script:
+        "../scripts/test_matrix.py"
+
+
+rule profile_matrix:
+    """Which alignment spills most, which attribute suffers most, and which resemble each other."""
+    input:
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
+    output:
+        report(
+            "results/{study}/profiles.tsv",
+            caption="../report/profiles.rst",
+            category="Tables",
+            labels={"table": "profiles"},
+        ),
+    log:
+        "results/{study}/profile_matrix.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=get_runs,
+        targets=get_targets,
+        controls=get_controls(),
+        shown=get_shown_alignments(),
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.runs", "statistics.profiles"),
+    script:
+        "../scripts/profile_matrix.py"
+
+
 rule tables:
     """Every table of the study."""
     input:

@@ -39,6 +39,7 @@ COLUMNS = [
     "bias_p",
     "bias_p_adjusted",
     "verdict",
+    "equivalence_p",
     "changed",
     "option_kl",
 ]

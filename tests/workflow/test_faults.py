@@ -5,6 +5,7 @@ import random
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import faults
@@ -27,6 +28,31 @@ def test_kills_at_random_change_nothing(workflow, published, tiny_folder, undist
     assert record
     assert faults.different(workflow, undisturbed) == []
     assert faults.leftovers(workflow) == []
+
+
+def test_what_a_job_finishes_after_its_driver_was_killed_is_not_made_again(
+    workflow, published, tiny_folder, undisturbed
+):
+    workflow.configure(faults.study(published, tiny_folder("llama")))
+    run = workflow.folder / "results" / faults.STUDY / faults.MODEL / "gender/seed0"
+    target = str((run / "training.tsv").relative_to(workflow.folder))
+    process = faults.driver(workflow, target, "--cores", "2")
+    wait_for(lambda: list(run.parent.glob(".checkpoints-seed0/checkpoint-*")))
+    process.kill()
+    process.wait()
+    wait_for(lambda: not faults.orphans(workflow))
+    workflow.run("--unlock")
+    workflow.run(target)
+    assert "made by a job of an earlier start" in (run / "train_dpo.log").read_text()
+    assert faults.different(workflow, undisturbed, partial=True) == []
+    assert faults.leftovers(workflow) == []
+
+
+def wait_for(what, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_files_that_are_removed_or_cut_are_made_again(shared_workflow, undisturbed):

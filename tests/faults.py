@@ -1,5 +1,6 @@
 """A study to be interrupted, and what must be the same afterwards: for tests and benchmarks."""
 
+import contextlib
 import os
 import random
 import signal
@@ -43,6 +44,16 @@ def study(data: Path, model: Path, epochs: int = 10) -> dict:
         "statistics": {"resamples": 200},
         "machine": {"device": "cpu", "checkpoint_steps": 4, "tokens_per_batch": 640},
     }
+
+
+def wait_for(what: Callable, seconds: float = 60, every: float = 0.5):
+    """Wait until ``what()`` is true; what it returned."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s for {what}")
+        time.sleep(every)
+    return found
 
 
 def results(workflow: Workflow) -> dict[str, bytes]:
@@ -98,15 +109,14 @@ def jobs_of(process: int) -> list[psutil.Process]:
     return [child for child in children if _is_script(child)]
 
 
-def orphans(workflow: Workflow) -> list[psutil.Process]:
-    """Scripts in a folder that no driver runs any more."""
+def orphans(workflow: Workflow, *also: str) -> list[psutil.Process]:
+    """Scripts in a folder that no driver runs any more, and processes with these arguments."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if process.cwd() == str(workflow.folder) and _is_script(process):
+        with contextlib.suppress(psutil.Error):
+            at_work = _is_script(process) or set(also) & set(process.cmdline())
+            if at_work and process.cwd() == str(workflow.folder):
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 

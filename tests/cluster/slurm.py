@@ -9,9 +9,9 @@ import re
 import shutil
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
+
+from faults import wait_for
 
 ETC = Path("/etc/slurm")
 STATE = Path("/var/tmp/spillover-slurm")
@@ -101,16 +101,6 @@ def run(*command: str, check: bool = True) -> str:
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stdout}{done.stderr}")
     return done.stdout
-
-
-def wait_for(what: Callable, seconds: float = 60, every: float = 0.5):
-    """Wait until ``what()`` is true; what it returned."""
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:g} s for {what}")
-        time.sleep(every)
-    return found
 
 
 class Slurm:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import slurm
 from checkout import Workflow
-from slurm import wait_for
+from faults import wait_for
 from spillover.core import cluster as plugin
 
 PROFILE = ("--profile", "profiles/slurm")
@@ -89,17 +89,6 @@ def script_of(workflow, rule: str) -> psutil.Process:
             return [script for script in scripts if script.cmdline()[-1].endswith(f"{rule}.py")]
 
     return wait_for(found, LONG, 0.1)[0]
-
-
-def processes_in(folder: Path, *parts: str) -> list[psutil.Process]:
-    """Processes at work in a folder whose command holds one of the parts."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            command = " ".join(process.cmdline())
-            if process.cwd() == str(folder) and any(part in command for part in parts):
-                found.append(process)
-    return found
 
 
 def test_a_study_runs_by_the_profile_alone_where_no_accounts_are_kept(
@@ -259,8 +248,8 @@ def test_a_node_fails_while_jobs_run(site, workflow, published, model, undisturb
     job_at_work(cluster, training("gender"))
     checkpoint(workflow, "gender", 4)
     cluster.stop_node()
-    for process_of_job in processes_in(workflow.folder, "--target-jobs", ".snakemake/scripts"):
-        process_of_job.kill()
+    for of_a_job in faults.orphans(workflow, "--target-jobs"):
+        of_a_job.kill()
     wait_for(lambda: "down" in slurm.run("sinfo", "-h", "-o", "%T"), 120)
     cluster.start_node()
     slurm.run("scontrol", "update", f"NodeName={cluster.host}", "State=RESUME", check=False)

@@ -5,11 +5,11 @@ import random
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import faults
 import pytest
+from faults import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,6 @@ def test_what_a_job_finishes_after_its_driver_was_killed_is_not_made_again(
     assert "made by a job of an earlier start" in (run / "train_dpo.log").read_text()
     assert faults.different(workflow, undisturbed, partial=True) == []
     assert faults.leftovers(workflow) == []
-
-
-def wait_for(what, seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 def test_files_that_are_removed_or_cut_are_made_again(shared_workflow, undisturbed):

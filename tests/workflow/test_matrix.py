@@ -43,16 +43,15 @@ def test_a_planted_spillover_comes_out_in_its_cell_and_nowhere_else(
         predictions[f"{name}-shuffled/seed0"] = write(f"{name}-shuffled", noisy())
         alignments[name] = {"target": target, "control": f"{name}-shuffled"}
         alignments[f"{name}-shuffled"] = {"target": target}
-    workflow.configure(
-        {
-            "study": "planted",
-            "bbq": {"type": "path", "path": str(published)},
-            "models": {"made": {"predictions": predictions}},
-            "alignments": alignments,
-            "evaluation": {"attributes": ATTRIBUTES},
-            "statistics": {"resamples": 500},
-        }
-    )
+    config = {
+        "study": "planted",
+        "bbq": {"type": "path", "path": str(published)},
+        "models": {"made": {"predictions": predictions}},
+        "alignments": alignments,
+        "evaluation": {"attributes": ATTRIBUTES},
+        "statistics": {"resamples": 500},
+    }
+    workflow.configure(config)
     workflow.run()
     results = workflow.folder / "results/planted"
 
@@ -75,16 +74,7 @@ def test_a_planted_spillover_comes_out_in_its_cell_and_nowhere_else(
     # Another alignment: its own pairs, and the tables and figures; nothing else.
     predictions["again/seed0"] = write("again", noisy())
     alignments["again"] = {"target": ["Age"]}
-    config = {"models": {"made": {"predictions": predictions}}, "alignments": alignments}
-    workflow.configure(
-        {
-            "study": "planted",
-            "bbq": {"type": "path", "path": str(published)},
-            **config,
-            "evaluation": {"attributes": ATTRIBUTES},
-            "statistics": {"resamples": 500},
-        }
-    )
+    workflow.configure(config)
     planned = workflow.planned()
     assert planned["build_pairs"] == 1
     assert "prepare_items" not in planned

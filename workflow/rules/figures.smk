@@ -63,7 +63,7 @@ rule plot_matrix:
             "results/{study}/figures/matrix_{value}_{model}.svg",
             caption="../report/matrix_figure.rst",
             category="Figures",
-            labels={"figure": "spillover matrix, {value}", "alignment": "{model}"},
+            labels={"figure": "spillover matrix of {model}: {value}", "alignment": "all"},
         ),
         pdf="results/{study}/figures/matrix_{value}_{model}.pdf",
     log:

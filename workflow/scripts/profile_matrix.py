@@ -7,24 +7,20 @@ from spillover.core.files import read_table, write_table
 from spillover.core.logs import log_to
 from spillover.data.samples import asked_items, heldout_for
 from spillover.statistics import runs
-from spillover.statistics.changes import pair
-from spillover.statistics.profiles import profiles
+from spillover.statistics.profiles import net_change, profiles
 from spillover.statistics.tables import stack
 
 
 def change_of(alignment: str, files_by_run: dict) -> pd.Series:
-    """Each item's change of correctness, less that by the control if there is one."""
-    params = snakemake.params
+    """Each item's change by an alignment, net of its control if it has one."""
     asked = asked_items(items, heldout_for(alignment, heldout), params.blocks)
     base = runs.read_run(files_by_run["base"], items, asked)
-    total = 0.0
-    for sign, name in ((1, alignment), (-1, params.controls.get(alignment))):
-        if name is not None:
-            aligned = runs.read_seeds(files_by_run, name, items, asked)
-            answered = runs.items_of(items, next(iter(aligned.values())))
-            paired = pair(answered, base, aligned)
-            total += sign * pd.Series(paired.change, index=paired.items["item_id"])
-    return total
+    of, minus = (
+        name and runs.read_seeds(files_by_run, name, items, asked)
+        for name in (alignment, params.controls.get(alignment))
+    )
+    answered = runs.items_of(items, next(iter(of.values())))
+    return net_change(answered, base, of, minus)
 
 
 with log_to(snakemake.log[0]):

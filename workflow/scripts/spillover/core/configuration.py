@@ -46,19 +46,24 @@ def check_keys(path: str | Path) -> None:
     InputError
         For the first such key.
     """
-    pending = [yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)]
+    pending, visited = [yaml.compose(Path(path).read_text(), Loader=yaml.SafeLoader)], set()
     while pending:
         node = pending.pop()
-        if isinstance(node, yaml.MappingNode):
-            seen = set()
+        if id(node) in visited:  # by an alias
+            continue
+        visited.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += node.value
+        elif isinstance(node, yaml.MappingNode):
+            keys = set()
             for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                pending.append(value)
+                if not isinstance(key, yaml.ScalarNode):
+                    continue
+                if key.value in keys:
                     line = key.start_mark.line + 1
                     raise InputError(f"line {line}: {key.value!r} stands here a second time")
-                seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-                pending.append(value)
-        elif isinstance(node, yaml.SequenceNode):
-            pending += node.value
+                keys.add(key.value)
 
 
 def _check_yaml(part: object, key: str) -> None:

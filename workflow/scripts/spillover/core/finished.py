@@ -8,7 +8,7 @@ hard links, which take no room, and removed once a driver has come to its end.
 import logging
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from spillover.core.files import replacing
@@ -54,7 +54,7 @@ def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
     return True
 
 
-def discard(folders: Collection[Path]) -> None:
+def discard(folders: Iterable[Path]) -> None:
     """Remove what was kept: a driver has seen the results."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

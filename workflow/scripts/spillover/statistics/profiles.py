@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spillover.statistics.changes import stream
+from spillover.statistics.changes import pair, stream
 from spillover.statistics.clustered import ClusteredMean, clustered_mean, sign_flip_p
 from spillover.statistics.corrections import adjust
 from spillover.statistics.tables import exact_zeros
@@ -104,6 +104,24 @@ def profiles(
         table["p"], table["measure"] + "/" + table["context"], settings["correction"]
     )
     return exact_zeros(table)
+
+
+def net_change(
+    items: pd.DataFrame,
+    base: pd.DataFrame,
+    of: Mapping[object, pd.DataFrame],
+    minus: Mapping[object, pd.DataFrame] | None = None,
+) -> pd.Series:
+    """Each item's change of correctness by an alignment, less that by its control, by item_id.
+
+    Parameters
+    ----------
+    items, base : as for :func:`spillover.statistics.changes.pair`.
+    of, minus : predictions by seed of the alignment, and of its control if it has one.
+    """
+    change = pair(items, base, of)
+    values = change.change - (pair(items, base, minus).change if minus else 0.0)
+    return pd.Series(values, index=change.items["item_id"].to_numpy())
 
 
 def _mean(items: pd.DataFrame, values: pd.Series, settings: Mapping) -> dict:

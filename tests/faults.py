@@ -46,7 +46,7 @@ def study(data: Path, model: Path, epochs: int = 10) -> dict:
     }
 
 
-def wait_for(what: Callable, seconds: float = 60, every: float = 0.5):
+def wait_for(what: Callable, seconds: float = 600, every: float = 0.5):
     """Wait until ``what()`` is true; what it returned."""
     end = time.monotonic() + seconds
     while not (found := what()):

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from test_study import study
+from small_study import study
 
 
 def one_line(done, message: str) -> None:

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from small_study import study
 from spillover.data import pairs as preference
-from test_study import study
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pandas as pd
 import pytest
+from small_study import study
 from spillover.jobs import jobs_of
 from study_files import STUDIES, filled, read
-from test_study import study
 
 RULES = ["quantize_model", "train_dpo", "diagnose_alignment", "score_items"]
 

@@ -51,16 +51,19 @@ def split_heldout(
     InputError
         If either side would be left without items of an attribute.
     """
-    rng = np.random.default_rng(seed)
     if by == "item":
+        rng = np.random.default_rng(seed)
         chosen = items["item_id"].iloc[rng.permutation(len(items))[: int(heldout * len(items))]]
         held = items["item_id"].isin(chosen)
     else:
         chosen = []
-        for _, group in items.groupby(["attribute", "label_type"]):
-            templates = group["template"].unique()
-            n = int(heldout * len(templates) + 0.5)
-            chosen.extend(rng.permutation(templates)[:n])
+        for _, of_attribute in items.groupby("attribute"):
+            # Drawn anew: what is held out of an attribute does not depend on other targets.
+            rng = np.random.default_rng(seed)
+            for _, group in of_attribute.groupby("label_type"):
+                templates = group["template"].unique()
+                n = int(heldout * len(templates) + 0.5)
+                chosen.extend(rng.permutation(templates)[:n])
         held = items["template"].isin(chosen)
     for attribute, side in held.groupby(items["attribute"]):
         if side.all() or not side.any():

@@ -2,6 +2,7 @@
 # make plan    what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs
 # make unlock  after Snakemake was killed, before the next start
 # make export  answers and scores of every run, in the forms that other tools read
+# make findings  docs/findings.md from the studies that come along (hours; what is made stays)
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style
@@ -22,7 +23,7 @@ endif
 # A study file stands for itself; the default one is what Snakemake finds without being told.
 CONFIG := $(if $(filter-out config.yaml,$(STUDY)),--configfile '$(STUDY_FILE)')
 
-.PHONY: env study plan export unlock test lint clean
+.PHONY: env study plan export unlock findings test lint clean
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -52,6 +53,12 @@ unlock: env
 
 export: env
 	$(SNAKEMAKE) export --cores $(CORES) $(CONFIG)
+
+FINDINGS := matrix trajectory sizes mitigation
+findings: env
+	for study in $(FINDINGS); do \
+		$(SNAKEMAKE) --cores $(CORES) --configfile $(HERE)/studies/$$study.yaml || exit; done
+	$(VENV)/bin/python $(HERE)/docs/write_findings.py
 
 # One process more than cores: tests that start whole studies often wait.
 test: env

@@ -50,10 +50,15 @@ localrules:
     fetch_adapter,
     prepare_items,
     build_pairs,
+    prepare_anchor,
     hold_out,
+    inherit_heldout,
+    derive_adapter,
     plot_accuracy_change,
     plot_bias_scores,
     plot_matrix,
+    plot_trajectory,
+    plot_ranking,
 
 
 rule all:

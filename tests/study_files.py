@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 from snakemake.utils import validate
+from spillover import derived
 
 ROOT = Path(__file__).parents[1]
 SCHEMA_FILE = ROOT / "workflow/schemas/config.schema.yaml"
@@ -18,7 +19,8 @@ def read(name: str) -> dict:
 
 
 def filled(config: dict) -> dict:
-    """A configuration with the schema's defaults."""
+    """A configuration with the schema's defaults, and what derived alignments inherit."""
     complete = copy.deepcopy(config)
     validate(complete, str(SCHEMA_FILE))
+    derived.inherit(complete)
     return complete

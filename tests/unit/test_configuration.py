@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from spillover import study
+from spillover import study, user_paths
 from spillover.alignment import settings
 from spillover.core import configuration
 from spillover.core.errors import InputError
@@ -41,6 +41,14 @@ def test_the_studies_that_come_along_are_valid(name):
     without = {
         "studies/paper.yaml": ["alignments.gender: has no control"],
         "studies/elsewhere.yaml": ["alignments.ultrafeedback-dpo: has no control"],
+        # What is merged; the arms themselves are compared with one another.
+        "studies/mitigation.yaml": [
+            "alignments.gender-64: has no control",
+            "alignments.religion-64: has no control",
+        ],
+        "studies/trajectory.yaml": [
+            f"alignments.strength-{strength}: has no control" for strength in ("0.5", "1.5", "2")
+        ],
     }
     told = [": ".join(note.split(": ")[:2]) for note in notes]
     assert told == without.get(name, [])
@@ -69,10 +77,11 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
     REQUIRED = {
         "study", "models", "path", "source", "type", "requirement", "sha256", "file", "repo",
         "predictions", "target", "of", "minus", "adapter", "checkpoint", "base", "data",
-        "metadata", "chat_template",
+        "metadata", "chat_template", "attributes", "weight", "derive", "from", "strength",
+        "truncate_rank", "merge", "method", "weights", "density", "ranking", "reference", "arms",
     }  # fmt: skip
     visit(SCHEMA, "config")
-    for name in ("model", "alignment", "source", "elsewhere"):
+    for name in ("model", "alignment", "source", "elsewhere", "anchor", "replay"):
         visit(SCHEMA["$defs"][name], name)
 
 
@@ -111,7 +120,7 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
             lambda c: c["alignments"].update(
                 given={"target": [], "adapter": ADAPTER, "checkpoint": ADAPTER}
             ),
-            "alignments.given: expected an adapter or a checkpoint, found both",
+            "alignments.given: expected one of adapter, checkpoint, found both",
         ),
         (
             lambda c: c["alignments"].update(
@@ -364,7 +373,7 @@ def test_nothing_of_the_users_lies_where_rules_write(config, key, place, tmp_pat
         # alignments take a control's and other models' place: only paths are looked at here
         message = rf"^{re.escape(key)}: {re.escape(path)} lies in .*, where the workflow writes"
         with pytest.raises(InputError, match=message):
-            study.check_paths(filled(spoilt))
+            user_paths.check_paths(filled(spoilt))
 
 
 def test_each_seeds_path_is_looked_at(config, tmp_path, monkeypatch):
@@ -375,20 +384,20 @@ def test_each_seeds_path_is_looked_at(config, tmp_path, monkeypatch):
     config["alignments"]["given"] = {"target": [], "adapter": {"smollm2-135m": places}}
     config["seeds"] = [0, 1]
     with pytest.raises(InputError, match=r"^alignments.given.adapter.smollm2-135m.0.path: resour"):
-        study.check_paths(filled(config))
+        user_paths.check_paths(filled(config))
 
 
 def test_a_path_that_is_not_there_is_named_by_its_key(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    study.check_paths(filled(config))
+    user_paths.check_paths(filled(config))
     PLACES["models.own.source.path"](config, "nowhere")
     with pytest.raises(InputError, match=r"^models.own.source.path: expected a folder, found non"):
-        study.check_paths(filled(config))
+        user_paths.check_paths(filled(config))
     # what another study made is no output of this one
     Path("results/other/adapter").mkdir(parents=True)
     del config["models"]["own"]
     PLACES["alignments.given.adapter.smollm2-135m.path"](config, "results/other/adapter")
-    study.check_paths(filled(config))
+    user_paths.check_paths(filled(config))
 
 
 def test_checking_changes_nothing(config):
@@ -398,7 +407,7 @@ def test_checking_changes_nothing(config):
     complete = check(config)
     before = copy.deepcopy(complete)
     study.check(complete, ATTRIBUTES)
-    study.check_paths(complete)
+    user_paths.check_paths(complete)
     study.notes(complete)
     assert complete == before
 

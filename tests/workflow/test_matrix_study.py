@@ -68,6 +68,10 @@ def test_a_planted_spillover_comes_out_in_its_cell_and_nowhere_else(
     assert set(held.loc[held["measure"] == "spills", "of"]) == {"religion"}
     assert set(held.loc[held["measure"] == "suffers", "to"]) == {"Age"}
     assert set(held["context"]) == {"ambig"}
+    overlap = pd.read_csv(results / "overlap.tsv", sep="\t")
+    assert set(overlap["n_cells"]) == {6}
+    assert overlap.loc[overlap["overlap"] == "words", "p"].notna().all()
+    assert len(pd.read_csv(results / "vocabulary.tsv", sep="\t")) == 6
     for value in ("accuracy", "bias"):
         assert (results / f"figures/matrix_{value}_made.svg").stat().st_size > 10_000
 

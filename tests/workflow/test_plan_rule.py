@@ -9,7 +9,7 @@ from small_study import study
 from spillover.jobs import jobs_of
 from study_files import STUDIES, filled, read
 
-RULES = ["quantize_model", "train_dpo", "diagnose_alignment", "score_items"]
+RULES = ["quantize_model", "answer_prompts", "train_dpo", "diagnose_alignment", "score_items"]
 
 
 def compare(workflow, config: dict) -> None:
@@ -73,7 +73,9 @@ def test_the_plan_is_made_and_alone_depends_on_the_machines_rate(workflow, publi
     before = workflow.planned()
     workflow.run("plan")
     jobs = pd.read_csv(workflow.folder / "results/tiny/plan_jobs.tsv", sep="\t")
-    assert jobs["rule"].value_counts().to_dict() == {rule: before[rule] for rule in RULES}
+    assert jobs["rule"].value_counts().to_dict() == {
+        rule: before[rule] for rule in RULES if rule in before
+    }
     text = (workflow.folder / "results/tiny/plan.txt").read_text()
     assert "jobs that load a model: 1 quantize_model" in text
     assert "no more GPUs help below" in text

@@ -1,7 +1,41 @@
+rule answer_prompts:
+    """The base's own answers to prompts of other attributes, for training to go on with them."""
+    input:
+        item_tables=get_other_items("replay"),
+        model=get_weights,
+    output:
+        "results/{study}/{model}/{alignment}/replay.parquet",
+    log:
+        "results/{study}/{model}/{alignment}/answer_prompts.log",
+    benchmark:
+        "results/{study}/{model}/{alignment}/answer_prompts.benchmark.tsv"
+    wildcard_constraints:
+        alignment=only(get_with("replay")),
+    # Training waits for it.
+    priority: 1
+    conda:
+        "../../envs/model.yaml"
+    threads: get_threads(len(get_models()) * len(get_with("replay")), most=4)
+    resources:
+        mem_mb=24000,
+        runtime=60,
+        gpu=get_gpus,
+    params:
+        model=get_model_settings,
+        exclude_groups=lookup("alignments/{alignment}/exclude_groups", within=config),
+        split=lookup("alignments/{alignment}/split", within=config),
+        replay=get_replay_settings,
+        code=fingerprint("scoring.answering", "models.load", "data.other_prompts"),
+    script:
+        "../scripts/answer_prompts.py"
+
+
 rule train_dpo:
     """Align a model on preference pairs: LoRA by DPO on the quantised base."""
     input:
         pairs="results/{study}/pairs/{alignment}/train.parquet",
+        anchor=get_anchor,
+        replay=get_replay,
         model=get_weights,
     output:
         weights="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_model.safetensors",
@@ -10,6 +44,11 @@ rule train_dpo:
         training="results/{study}/{model}/{alignment}/seed{seed}/training.tsv",
         # Tokens a second: of the machine, not of the study, and nothing's input.
         speed="results/{study}/{model}/{alignment}/seed{seed}/training_speed.tsv",
+        on_the_way=expand(
+            "results/{{study}}/{{model}}/{{alignment}}/seed{{seed}}@{share}/adapter/{file}",
+            share=get_shares(),
+            file=["adapter_model.safetensors", "adapter_config.json", "README.md"],
+        ),
     log:
         "results/{study}/{model}/{alignment}/seed{seed}/train_dpo.log",
     benchmark:
@@ -33,7 +72,7 @@ rule train_dpo:
         data=get_pairs_settings,
         # Undeclared on purpose: Snakemake removes what is declared before each attempt.
         checkpoints="results/{study}/{model}/{alignment}/.checkpoints-seed{seed}",
-        code=fingerprint("alignment.train"),
+        code=fingerprint("alignment.train", "data.other_prompts"),
     script:
         "../scripts/train_dpo.py"
 
@@ -61,6 +100,32 @@ rule fetch_adapter:
         source=get_adapter_source,
     script:
         "../scripts/fetch_adapter.py"
+
+
+rule derive_adapter:
+    """Make an adapter of others without training: cut to fewer ranks, or merged."""
+    input:
+        adapters=get_source_adapters,
+        model="resources/models/{model}",
+    output:
+        weights="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_model.safetensors",
+        config="results/{study}/{model}/{alignment}/seed{seed}/adapter/adapter_config.json",
+        card="results/{study}/{model}/{alignment}/seed{seed}/adapter/README.md",
+    log:
+        "results/{study}/{model}/{alignment}/seed{seed}/derive_adapter.log",
+    wildcard_constraints:
+        alignment=only(get_derived()),
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=60,
+    params:
+        derive=get_derivation,
+        code=fingerprint("alignment.derive", "alignment.derived_card"),
+    script:
+        "../scripts/derive_adapter.py"
 
 
 rule diagnose_alignment:

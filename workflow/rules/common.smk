@@ -12,7 +12,7 @@ from snakemake.utils import validate
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
-from spillover import elsewhere, study
+from spillover import arms, derived, elsewhere, other_attributes, series, study, user_paths
 from spillover.core import cluster, configuration, downloads, finished, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
@@ -40,8 +40,9 @@ try:
     configuration.check(config, safe_load(SCHEMA.read_text()))
     study.check_kinds(config)
     validate(config, str(SCHEMA))  # fills in the defaults
+    derived.inherit(config)
     study.check(config, BBQ["attributes"])
-    study.check_paths(config)
+    user_paths.check_paths(config)
 except InputError as error:
     sys.exit(f"{blame(error)}: {error}")
 
@@ -117,9 +118,30 @@ def get_given(kind):
     return [name for name, settings in alignments if elsewhere.made_elsewhere(settings) == kind]
 
 
+def get_derived():
+    """Alignments whose adapters are made of those of others."""
+    alignments = config["alignments"].items()
+    return [name for name, settings in alignments if derived.has_own_adapter(settings)]
+
+
+def get_shares():
+    """Shares of training at which its adapter is kept, as runs are named."""
+    return [f"{share:.2f}" for share in config["evaluation"]["checkpoints"]]
+
+
+def get_runs_on_the_way():
+    """Runs of trainings before their end, {alignment}/seed{seed}@{share}."""
+    return [f"{run}@{share}" for run in get_runs_of(get_trained()) for share in get_shares()]
+
+
+def get_all_runs():
+    """Every run, those on the way of a training too."""
+    return ["base", *get_aligned_runs(), *get_runs_on_the_way()]
+
+
 def get_adapter_results():
     """Adapters of all aligned runs, and what tells of them, as far as there is any."""
-    adapters = [*get_trained(), *get_given("adapter")]
+    adapters = [*get_trained(), *get_given("adapter"), *get_derived()]
     # Those with items to try the adapter on, and the base without it.
     diagnosed = [name for name in adapters if config["alignments"][name]["target"]]
     files = {
@@ -239,6 +261,52 @@ def get_target_items(wildcards):
     )
 
 
+def get_with(term):
+    """Alignments trained here whose objective takes prompts of other attributes for a term."""
+    return [
+        name for name in get_trained() if other_attributes.of_term(config["alignments"][name], term)
+    ]
+
+
+def get_other_items(*terms):
+    """Item tables of the attributes beside the targets that terms of an objective name."""
+
+    def tables(wildcards):
+        alignment = config["alignments"][wildcards.alignment]
+        names = [name for term in terms for name in other_attributes.of_term(alignment, term)]
+        return expand(
+            "results/{{study}}/items/{attribute}.parquet", attribute=list(dict.fromkeys(names))
+        )
+
+    return tables
+
+
+def get_anchor(wildcards):
+    """What training keeps to the base on: prompts of other attributes, texts of the user's."""
+    if wildcards.alignment in get_with("anchor"):
+        return "results/{study}/pairs/{alignment}/anchor.parquet"
+    return other_attributes.texts(config["alignments"][wildcards.alignment]) or []
+
+
+def get_texts(wildcards):
+    """The user's texts that alignments are anchored on."""
+    files = (other_attributes.texts(config["alignments"][name]) for name in get_trained())
+    return sorted({file for file in files if file})
+
+
+def get_replay(wildcards):
+    """The base's own answers to prompts of other attributes, if training goes on with them."""
+    if wildcards.alignment in get_with("replay"):
+        return "results/{study}/{model}/{alignment}/replay.parquet"
+    return []
+
+
+def get_replay_settings(wildcards):
+    """What the base's own answers depend on."""
+    replay = config["alignments"][wildcards.alignment]["objective"]["replay"]
+    return {key: replay[key] for key in ("max_items", "max_new_tokens")}
+
+
 def get_pairs_settings(wildcards):
     """What an alignment's preference pairs are made of."""
     alignment = config["alignments"][wildcards.alignment]
@@ -250,15 +318,45 @@ def get_pairs_format(wildcards):
     return study.pairs_format(config, wildcards.alignment)
 
 
+def adapter_of(run):
+    """Files of the adapter that a run computes with: its alignment's, or its source's."""
+    alignment, _, rest = run.partition("/")
+    of = derived.with_adapter(config, alignment)
+    return multiext(
+        f"results/{{study}}/{{model}}/{of}/{rest}/adapter/adapter_",
+        "model.safetensors",
+        "config.json",
+    )
+
+
 def get_adapter(wildcards):
     """Adapter of an aligned run; nothing for the base, nor for a checkpoint."""
     if wildcards.run == "base" or elsewhere.checkpoint(config, wildcards.model, wildcards.run):
         return []
-    return multiext(
-        "results/{study}/{model}/{run}/adapter/adapter_",
-        "model.safetensors",
-        "config.json",
-    )
+    return adapter_of(wildcards.run)
+
+
+def get_source_adapters(wildcards):
+    """Weights of the adapters that a derived one is made of."""
+    sources = derived.sources(config["alignments"][wildcards.alignment])
+    return [adapter_of(f"{source}/seed{{seed}}")[0] for source in sources]
+
+
+def get_source_heldout(wildcards):
+    """What was held out by the alignments that a derived one is made of."""
+    sources = derived.sources(config["alignments"][wildcards.alignment])
+    return expand("results/{{study}}/pairs/{alignment}/heldout.parquet", alignment=sources)
+
+
+def get_derivation(wildcards):
+    """How an adapter is made of others."""
+    return config["alignments"][wildcards.alignment]["derive"]
+
+
+def get_strength(wildcards):
+    """Strength at which a run's logits lie between the base's and the aligned model's."""
+    settings = config["alignments"].get(wildcards.run.partition("/")[0], {})
+    return derived.strength(settings)
 
 
 def get_heldout(wildcards):
@@ -280,24 +378,48 @@ def get_items(wildcards):
 
 def get_runs(wildcards):
     """Each model's runs, and each run's files: predictions made here, or answers made elsewhere."""
-    predictions = "results/{study}/{model}/{run}/predictions/{attribute}.parquet"
     return {
         name: {
-            run: (
-                [model["predictions"][run]]
-                if "predictions" in model
-                else expand(
-                    predictions,
-                    study=config["study"],
-                    model=name,
-                    run=run,
-                    attribute=config["evaluation"]["attributes"],
-                )
-            )
+            run: [model["predictions"][run]] if "predictions" in model else predictions_of(name, run)
             for run in ["base", *get_aligned_runs()]
         }
         for name, model in config["models"].items()
     }
+
+
+def predictions_of(model, run):
+    """Predictions of a run that is evaluated here."""
+    return expand(
+        "results/{study}/{model}/{run}/predictions/{attribute}.parquet",
+        study=config["study"],
+        model=model,
+        run=run,
+        attribute=config["evaluation"]["attributes"],
+    )
+
+
+def get_way(wildcards):
+    """Each model's runs on the way of a training by share, and each run's files."""
+    return {
+        name: {
+            share: {
+                run: predictions_of(name, f"{run}@{share}") for run in get_runs_of(get_trained())
+            }
+            for share in get_shares()
+        }
+        for name in get_models()
+    }
+
+
+def get_files_on_the_way(wildcards):
+    """All files of runs on the way of a training."""
+    return [
+        file
+        for shares in get_way(wildcards).values()
+        for runs in shares.values()
+        for files in runs.values()
+        for file in files
+    ]
 
 
 def get_run_files(wildcards):
@@ -358,8 +480,28 @@ def get_tables():
     """Names of the tables: those of changes need an alignment."""
     changes = ["spillover", "aggregate", "transitions", "certainty"] if config["alignments"] else []
     contrasts = ["contrasts"] if get_controls() or config["contrasts"] else []
-    matrix = ["matrix", "profiles"] if has_matrix() else []
-    return ["metrics", "position", "cloze_rules", *changes, *contrasts, *matrix]
+    matrix = ["matrix", "profiles", "vocabulary", "overlap"] if has_matrix() else []
+    along = ["trajectory", "timing"] if series.series_of(config) else []
+    ranking = ["ranking"] if "ranking" in config else []
+    return ["metrics", "position", "cloze_rules", *changes, *contrasts, *matrix, *along, *ranking]
+
+
+def get_series_figures():
+    """Figures of changes along a quantity, and of the ranking."""
+    # Of answers made elsewhere there are none on the way of a training.
+    along = [
+        f"along_{one['along']}_{one['of']}_{model}"
+        for one in series.series_of(config)
+        for model in (get_models() if one["along"] == "training" else config["models"])
+    ]
+    return along + [f"ranking_{model}" for model in config["models"] if "ranking" in config]
+
+
+def get_ranking_targets(wildcards):
+    """Attributes on which every arm is to gain."""
+    if "ranking" not in config:
+        return []
+    return config["alignments"][config["ranking"]["reference"]]["target"]
 
 
 def has_matrix():
@@ -431,5 +573,5 @@ wildcard_constraints:
     model=only(config["models"]),
     alignment=only(config["alignments"]),
     seed=only(map(str, config["seeds"])),
-    run=only(["base", *get_aligned_runs()]),
+    run=only(get_all_runs()),
     attribute=only([*BBQ["attributes"], *config["bbq"]["sets"]]),

@@ -83,6 +83,62 @@ rule plot_matrix:
         "../scripts/plot_matrix.py"
 
 
+rule plot_trajectory:
+    """Change of accuracy along training, items, strength or rank."""
+    input:
+        "results/{study}/trajectory.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/along_{along}_{alignment}_{model}.svg",
+            caption="../report/trajectory_figure.rst",
+            category="Figures",
+            labels={"figure": "change along {along}", "alignment": "{alignment}"},
+        ),
+        pdf="results/{study}/figures/along_{along}_{alignment}_{model}.pdf",
+    log:
+        "results/{study}/figures/along_{along}_{alignment}_{model}.log",
+    wildcard_constraints:
+        along="training|items|strength|rank",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        alpha=lookup("statistics/alpha", within=config),
+        code=fingerprint("report.trajectories"),
+    script:
+        "../scripts/plot_trajectory.py"
+
+
+rule plot_ranking:
+    """Arms by what they gain on the target and what they do to their worst other attribute."""
+    input:
+        "results/{study}/ranking.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/ranking_{model}.svg",
+            caption="../report/ranking_figure.rst",
+            category="Figures",
+            labels={"figure": "ranking of {model}", "alignment": "all"},
+        ),
+        pdf="results/{study}/figures/ranking_{model}.pdf",
+    log:
+        "results/{study}/figures/ranking_{model}.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        alpha=lookup("statistics/alpha", within=config),
+        code=fingerprint("report.rankings"),
+    script:
+        "../scripts/plot_ranking.py"
+
+
 rule figures:
     """Every figure of the study."""
     input:
@@ -100,3 +156,8 @@ rule figures:
             model=config["models"],
             format=["svg", "pdf"],
         ),
+        [
+            f"results/{config['study']}/figures/{figure}.{form}"
+            for figure in get_series_figures()
+            for form in ("svg", "pdf")
+        ],

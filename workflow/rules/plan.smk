@@ -22,6 +22,7 @@ rule plan_study:
         item_tables=get_items,
         pairs=expand("results/{{study}}/pairs/{alignment}/train.parquet", alignment=get_trained()),
         heldout=get_every_heldout,
+        texts=get_texts,
         models=get_model_configs,
     output:
         training="results/{study}/plan.tsv",

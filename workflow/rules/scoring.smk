@@ -23,13 +23,14 @@ rule score_items:
         "results/{study}/{model}/{run}/predictions/score_items.benchmark.tsv"
     conda:
         "../../envs/model.yaml"
-    threads: get_threads(len(get_models()) * (1 + len(get_aligned_runs())), most=4)
+    threads: get_threads(len(get_models()) * len(get_all_runs()), most=4)
     resources:
         mem_mb=24000,
         runtime=480,
         gpu=get_gpus,
     params:
         model=get_model_settings,
+        strength=get_strength,
         evaluation=get_evaluation,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         code=fingerprint("scoring.score", "models.load", "statistics.outcomes", "data.samples"),
@@ -46,6 +47,6 @@ rule predictions:
             "results/{study}/{model}/{run}/predictions/{attribute}.parquet",
             study=config["study"],
             model=get_models(),
-            run=["base", *get_aligned_runs()],
+            run=get_all_runs(),
             attribute=config["evaluation"]["attributes"],
         ),

@@ -193,6 +193,116 @@ rule profile_matrix:
         "../scripts/profile_matrix.py"
 
 
+rule test_overlap:
+    """How far shared words go with spillover."""
+    input:
+        item_tables=get_items,
+        matrix="results/{study}/matrix.tsv",
+    output:
+        vocabulary=report(
+            "results/{study}/vocabulary.tsv",
+            caption="../report/vocabulary.rst",
+            category="Tables",
+            labels={"table": "vocabulary"},
+        ),
+        overlap=report(
+            "results/{study}/overlap.tsv",
+            caption="../report/overlap.rst",
+            category="Tables",
+            labels={"table": "overlap"},
+        ),
+    log:
+        "results/{study}/test_overlap.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        targets=get_targets,
+        shown=get_shown_alignments(),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.overlap"),
+    script:
+        "../scripts/test_overlap.py"
+
+
+rule test_trajectory:
+    """Changes along training, items, strength or rank; and what comes first."""
+    input:
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
+        on_the_way=get_files_on_the_way,
+    output:
+        trajectory=report(
+            "results/{study}/trajectory.tsv",
+            caption="../report/trajectory.rst",
+            category="Tables",
+            labels={"table": "trajectory"},
+        ),
+        timing=report(
+            "results/{study}/timing.tsv",
+            caption="../report/timing.rst",
+            category="Tables",
+            labels={"table": "timing"},
+        ),
+    log:
+        "results/{study}/test_trajectory.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=get_runs,
+        on_the_way=get_way,
+        series=series.series_of(config),
+        targets=get_targets,
+        controls=get_controls(),
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.runs", "statistics.profiles", "statistics.trajectory"),
+    script:
+        "../scripts/test_trajectory.py"
+
+
+rule rank_arms:
+    """Arms against a reference: which does the same with less harm to other attributes."""
+    input:
+        item_tables=get_items,
+        heldout=get_all_heldout,
+        runs=get_run_files,
+    output:
+        report(
+            "results/{study}/ranking.tsv",
+            caption="../report/ranking.rst",
+            category="Tables",
+            labels={"table": "ranking"},
+        ),
+    log:
+        "results/{study}/rank_arms.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        runs=get_runs,
+        arms=arms.arms_of(config) if "ranking" in config else [],
+        reference=lookup("ranking/reference", within=config, default=None),
+        targets=get_ranking_targets,
+        judged=arms.judged(config) if "ranking" in config else [],
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.runs", "statistics.profiles", "statistics.ranking"),
+    script:
+        "../scripts/rank_arms.py"
+
+
 rule tables:
     """Every table of the study."""
     input:

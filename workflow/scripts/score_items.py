@@ -22,8 +22,11 @@ with log_to(snakemake.log[0]):
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
+    made_with = [params.model, params.evaluation, params.code]
+    if params.strength is not None:
+        made_with.append(params.strength)
     job = provenance(
-        [params.model, params.evaluation, params.code],
+        made_with,
         [model_folder, base] if base else [model_folder],
         adapter,
     )
@@ -60,6 +63,7 @@ with log_to(snakemake.log[0]):
             **settings,
             device=machine["device"],
             adapter=Path(adapter[0]).parent if adapter else None,
+            strength=params.strength,
         )
     for output, (of_attribute, made_of) in todo.items():
         logger.info("%s", output.stem)

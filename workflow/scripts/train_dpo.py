@@ -1,5 +1,6 @@
 """Align a model on preference pairs: LoRA by DPO on the quantised base."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from spillover.core.files import read_table, replacing, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
+from spillover.data import other_prompts
+
+
+def examples() -> dict:
+    """What the terms of the objective are taken over, as far as it has them."""
+    found = {}
+    if files.anchor:
+        read = other_prompts.read_texts if params.objective["anchor"]["texts"] else read_table
+        found["anchor"] = read(str(files.anchor))
+    if files.replay:
+        found["replay"] = read_table(str(files.replay))
+    return found
 
 
 def align() -> None:
@@ -32,6 +45,7 @@ def align() -> None:
     )
     job = {
         "pairs": read_table(snakemake.input.pairs),
+        **examples(),
         "model_folder": snakemake.input.model,
         "objective": params.objective,
         "lora": params.lora,
@@ -42,7 +56,15 @@ def align() -> None:
     tracking = Path(snakemake.output.training).with_name("tracking")
     os.environ["TENSORBOARD_LOGGING_DIR"] = os.environ["WANDB_DIR"] = str(tracking)
     os.environ.setdefault("WANDB_MODE", "offline")
-    with replacing(Path(snakemake.output.weights).parent) as adapter:
+    on_the_way = {
+        float(folder.parent.name.rpartition("@")[2]): folder
+        for folder in sorted({Path(path).parent for path in snakemake.output.get("on_the_way", [])})
+    }
+    with contextlib.ExitStack() as folders:
+        adapter, *kept = (
+            folders.enter_context(replacing(folder))
+            for folder in (Path(snakemake.output.weights).parent, *on_the_way.values())
+        )
         training = train(
             **job,
             device=machine["device"],
@@ -53,17 +75,18 @@ def align() -> None:
             data=params.data,
             results=f"results/{snakemake.wildcards.study}/spillover.tsv",
             speed=snakemake.output.speed,
+            on_the_way=dict(zip(on_the_way, kept, strict=True)),
         )
         write_table(training, snakemake.output.training)
 
 
 with log_to(snakemake.log[0]):
-    params = snakemake.params
+    params, files = snakemake.params, snakemake.input
     settings = (params.model, params.objective, params.lora, params.training, params.data)
     made_of = provenance(
         [*settings, params.code, snakemake.wildcards.seed],
         [snakemake.input.model],
-        [snakemake.input.pairs],
+        [str(path) for path in (files.pairs, files.anchor, files.replay) if path],
     )
     kept = Path(params.checkpoints).with_name(f".finished-seed{snakemake.wildcards.seed}")
     if not finished.take(kept, snakemake.output, made_of):

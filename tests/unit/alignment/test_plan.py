@@ -8,7 +8,7 @@ import tiny_models
 import torch
 from peft import get_peft_model
 from preferences import make_pairs
-from spillover.alignment import memory, plan, trainer
+from spillover.alignment import memory, plan, terms, trainer
 from spillover.alignment.encoding import encode
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, lora_config, skeleton
 from spillover.alignment.shared_prefix_dpo import SharedPrefixCollator, run_over_trees
@@ -141,6 +141,28 @@ def measure_step(model, rows) -> int:
             optimizer.step()
             optimizer.zero_grad()
     return live.most
+
+
+@pytest.mark.parametrize("n_texts", [2, 40])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_predicted_memory_of_an_anchors_logits_is_within_15_percent(tmp_path, dtype, n_texts):
+    # A vocabulary next to which the rest is small.
+    folder = tiny_models.make(tmp_path, "llama", vocab_size=16384)
+    contexts = [list(range(text, text + 12)) for text in range(n_texts)]
+    rows = [{"sequences": [{"context": c, "start": 0, "answer": []}]} for c in contexts]
+    n_read = 12 * n_texts
+    assert terms.n_places(rows) == terms.n_tokens(rows, True) == n_read
+    model = load_model(folder, dtype=dtype, device="cpu")
+    model = get_peft_model(model, lora_config(LORA, model)).train()
+    with Live(model.parameters()) as live:
+        terms.Term("anchor_kl", rows, 1.0, n_texts, 0).total(model, rows, True).backward()
+    settings = {"lora": LORA, "training": TRAINING, "quantization": "none", "dtype": dtype}
+    predicted = memory.memory(
+        folder, n_read, 0, **settings, gradient_checkpointing=False, device="cpu",
+        n_read_tokens=n_read,
+    )  # fmt: skip
+    made = predicted["gradients"] + predicted["activations"] + predicted["head"]
+    assert made == pytest.approx(live.most, rel=0.15)
 
 
 def make_job(folder, **changes):

@@ -40,7 +40,12 @@ def train(tiny_folder, tmp_path, monkeypatch):
         machine |= {"checkpoint_steps": 1, "checkpoint_minutes": 10, "report_to": list(report_to)}
         config = {"evaluation": {"scoring": "letter", "cloze": {}}, "alignments": {}}
         snakemake = SimpleNamespace(
-            input=SimpleNamespace(pairs=tmp_path / "train.parquet", model=tiny_folder("llama")),
+            input=SimpleNamespace(
+                pairs=tmp_path / "train.parquet",
+                anchor=[],
+                replay=[],
+                model=tiny_folder("llama"),
+            ),
             output=Outputs(
                 weights=str(seed / "adapter" / "adapter_model.safetensors"),
                 config=str(seed / "adapter" / "adapter_config.json"),

@@ -61,6 +61,14 @@ def test_sign_flips_of_equal_clusters_equal_the_permutation_test_of_scipy():
     assert sign_flip_p(values, clusters, 10_000, STREAM) == reference.pvalue
 
 
+@pytest.mark.parametrize("unit", [0.1, 1])
+def test_no_change_but_for_rounding_is_no_change(unit):
+    values = unit * np.array([1, 2, -3, 4, -4])
+    assert sign_flip_p(values, np.arange(5), 10_000, STREAM) == 1
+    twice = unit * np.array([1, 2, -3, 1, 2, -3])
+    assert sign_flip_p(twice, np.arange(6), 10_000, STREAM) == 1
+
+
 def test_random_sign_flips_come_close_to_all_of_them(monkeypatch):
     values, clusters = clustered_values((4, 8, 12) * 5, seed=4)
     exact = sign_flip_p(values, clusters, 100_000, STREAM)

@@ -16,7 +16,8 @@ def made_elsewhere(alignment: Mapping) -> str | None:
 
 def is_trained(alignment: Mapping) -> bool:
     """Whether an alignment has pairs of its own; that of answers made elsewhere may have none."""
-    return made_elsewhere(alignment) is None and bool(alignment["target"])
+    elsewhere = made_elsewhere(alignment) is not None or "derive" in alignment
+    return not elsewhere and bool(alignment["target"])
 
 
 def source_of(config: Mapping, model: str, run: str) -> dict:

@@ -6,7 +6,7 @@ The rules say the same; a test holds the two together.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from spillover import elsewhere
+from spillover import derived, elsewhere, other_attributes
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,11 @@ class Job:
 
     Attributes
     ----------
-    rule : ``quantize_model``, ``train_dpo``, ``diagnose_alignment`` or ``score_items``.
+    rule : ``quantize_model``, ``answer_prompts``, ``train_dpo``, ``diagnose_alignment`` or
+        ``score_items``.
     model : the model, by its name in the study.
-    run : ``base`` or ``{alignment}/seed{seed}``; of a quantisation empty.
+    run : ``base``, ``{alignment}/seed{seed}`` or that ``@{share}``; of a quantisation empty, of
+        answers to an alignment's prompts ``{alignment}``.
     weights : name under ``resources/models`` of what is loaded: the model or a checkpoint.
     needs : names of the jobs that must have ended before.
     """
@@ -40,7 +42,7 @@ class Job:
     @property
     def alignment(self) -> str:
         """The alignment of its run; empty for the base."""
-        return self.run.partition("/seed")[0] if "/seed" in self.run else ""
+        return "" if self.run == "base" else self.run.partition("/seed")[0]
 
 
 def jobs_of(study: Mapping) -> list[Job]:
@@ -48,7 +50,7 @@ def jobs_of(study: Mapping) -> list[Job]:
 
     Parameters
     ----------
-    study : its ``models``, ``alignments`` and ``seeds``, with defaults.
+    study : its ``models``, ``alignments``, ``seeds`` and ``evaluation``, with defaults.
     """
     models = [name for name, model in study["models"].items() if "source" in model]
     quantized = {
@@ -58,22 +60,37 @@ def jobs_of(study: Mapping) -> list[Job]:
     }
     jobs = list(quantized.values())
 
-    def add(rule: str, model: str, run: str, *needs: Job, weights: str | None = None) -> Job:
+    def add(rule: str, model: str, run: str, *needs: str, weights: str | None = None) -> str:
         weights = weights or model
-        before = [quantized[weights]] if weights in quantized else []
-        job = Job(rule, model, run, weights, tuple(other.name for other in [*before, *needs]))
+        before = [quantized[weights].name] if weights in quantized else []
+        job = Job(rule, model, run, weights, (*before, *needs))
         jobs.append(job)
-        return job
+        return job.name
 
     for model in models:
         add("score_items", model, "base")
         for name, alignment in study["alignments"].items():
-            for run in (f"{name}/seed{seed}" for seed in study["seeds"]):
-                trained = elsewhere.is_trained(alignment)
-                before = [add("train_dpo", model, run)] if trained else []
+            trained = elsewhere.is_trained(alignment)
+            answered = []
+            if trained and other_attributes.of_term(alignment, "replay"):
+                answered = [add("answer_prompts", model, name)]
+            for seed in study["seeds"]:
+                run = f"{name}/seed{seed}"
+                before, shares = [], []
+                if trained:
+                    before = [add("train_dpo", model, run, *answered)]
+                    shares = study["evaluation"]["checkpoints"]
+                for origin in derived.origins(study, name) if derived.sources(alignment) else []:
+                    if elsewhere.is_trained(study["alignments"][origin]):
+                        # As it is called, whether it stands before or behind this one.
+                        before.append(Job("train_dpo", model, f"{origin}/seed{seed}", model).name)
                 checkpoint = elsewhere.checkpoint(study, model, run)
-                # A checkpoint has no adapter to switch off, other data than BBQ no target.
-                if not checkpoint and alignment["target"]:
+                # A checkpoint has no adapter to switch off, nor has a strength one of its own;
+                # other data than BBQ have no target.
+                own = not checkpoint and derived.strength(alignment) is None
+                if own and alignment["target"]:
                     add("diagnose_alignment", model, run, *before)
                 add("score_items", model, run, *before, weights=checkpoint)
+                for share in shares:
+                    add("score_items", model, f"{run}@{share:.2f}", *before)
     return jobs

@@ -5,9 +5,9 @@ starts, so torch and its kin stay out.
 """
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
+from spillover import arms, derived, other_attributes
 from spillover.alignment.settings import check_objective
 from spillover.core.errors import InputError
 from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
@@ -15,15 +15,13 @@ from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
 # What decides which items an alignment is trained and evaluated on.
 ITEMS = ("target", "exclude_groups", "split", "trained_on")
 # All that an alignment is made of.
-MADE_OF = (*ITEMS, "pairs", "objective", "lora", "training", *KINDS)
+MADE_OF = (*ITEMS, "pairs", "objective", "lora", "training", *KINDS, "derive")
 # Settings that only an alignment has that is trained here.
 TRAINED_HERE = ("split", "pairs", "objective", "lora", "training")
-# Folders that rules write to: Snakemake removes what is in the place of an output.
-WRITTEN = ("resources/bbq", "resources/models", "resources/model_configs", ".snakemake")
 
 
 def check_kinds(config: Mapping) -> None:
-    """Check that an alignment is trained here or made elsewhere, and not both.
+    """Check that an alignment is trained here, made elsewhere or derived, and one of them only.
 
     Parameters
     ----------
@@ -36,9 +34,15 @@ def check_kinds(config: Mapping) -> None:
     """
     for name, alignment in config.get("alignments", {}).items():
         key = f"alignments.{name}"
-        kinds = [kind for kind in KINDS if kind in alignment]
-        if len(kinds) == 2:
-            raise InputError(f"{key}: expected an adapter or a checkpoint, found both")
+        kinds = [kind for kind in (*KINDS, "derive") if kind in alignment]
+        if len(kinds) > 1:
+            raise InputError(f"{key}: expected one of {', '.join(kinds)}, found both")
+        if "derive" in kinds:
+            derived.check_way(name, alignment)
+        elif "target" not in alignment:
+            raise InputError(f"{key}: expected the key 'target', found {sorted(alignment)}")
+        if "derive" in kinds and alignment.get("trained_on") is not None:
+            raise InputError(f"{key}.trained_on: a derived alignment was trained on no items")
         if not kinds and alignment.get("trained_on") is not None:
             raise InputError(
                 f"{key}.trained_on: goes with adapter or checkpoint; what is trained here holds "
@@ -48,7 +52,8 @@ def check_kinds(config: Mapping) -> None:
             if kinds and setting in alignment:
                 raise InputError(
                     f"{key}.{setting}: an alignment that is trained here has it, and this one is "
-                    f"made elsewhere ({kinds[0]}); remove one of the two"
+                    f"{'derived' if 'derive' in kinds else f'made elsewhere ({kinds[0]})'}; remove "
+                    "one of the two"
                 )
 
 
@@ -57,21 +62,24 @@ def forms(config: Mapping) -> dict:
 
     Returns
     -------
-    ``scoring``, ``cloze`` (its settings) and ``pairs`` (formats of the alignments trained here).
+    ``scoring``, ``cloze`` (its settings) and ``pairs`` (formats of what is trained on here).
     """
     evaluation = config["evaluation"]
-    trained = filter(is_trained, config["alignments"].values())
+    trained = list(filter(is_trained, config["alignments"].values()))
+    # Prompts of other attributes are asked in words, whatever the form of the pairs.
+    words = {"cloze" for alignment in trained if other_attributes.of(alignment)}
     return {
         "scoring": evaluation["scoring"],
         "cloze": evaluation["cloze"],
-        "pairs": sorted({alignment["pairs"]["format"] for alignment in trained}),
+        "pairs": sorted({alignment["pairs"]["format"] for alignment in trained} | words),
     }
 
 
 def pairs_format(config: Mapping, alignment: str) -> str:
     """Form of the pairs that an alignment is diagnosed on: as trained, or as evaluated."""
-    if is_trained(config["alignments"][alignment]):
-        return config["alignments"][alignment]["pairs"]["format"]
+    origin = config["alignments"][derived.origins(config, alignment)[0]]
+    if is_trained(origin):
+        return origin["pairs"]["format"]
     return "cloze" if config["evaluation"]["scoring"] == "cloze" else "three_option"
 
 
@@ -95,11 +103,13 @@ def check(config: Mapping, attributes: Collection[str]) -> None:
         For the first fault: the key, what was expected, what was found.
     """
     _check_attributes(config, attributes)
+    _check_checkpoints(config)
     _check_alignments(config)
     _check_elsewhere(config)
     _check_controls(config)
     _check_predictions(config)
     _check_contrasts(config)
+    arms.check(config)
 
 
 def notes(config: Mapping) -> list[str]:
@@ -120,12 +130,14 @@ def notes(config: Mapping) -> list[str]:
         if (control := alignment["control"]) is not None
         and (others := _other_training(alignment, alignments[control]))
     ]
-    controls = {alignment["control"] for alignment in alignments.values()}
+    # Arms of a ranking are compared with its reference.
+    compared = {alignment["control"] for alignment in alignments.values()}
+    compared |= set(arms.arms_of(config)[1:] if "ranking" in config else ())
     lines += [
         f"alignments.{name}: has no control: what of a change comes from training at all, and not "
         "from what it taught, cannot be told"
         for name, alignment in alignments.items()
-        if alignment["control"] is None and name not in controls
+        if alignment["control"] is None and name not in compared
     ]
     lines += [
         f"alignments.{name}: was made elsewhere, and trained_on does not say on which items: "
@@ -145,10 +157,27 @@ def unknown_leakage(config: Mapping) -> list[str]:
 
 
 def _other_training(alignment: Mapping, control: Mapping) -> list[str]:
-    """What two trainings differ in beside what is preferred."""
+    """What two alignments differ in beside what is preferred."""
+    ways = [
+        {key: value for key, value in of.get("derive", {}).items() if key not in ("from", "merge")}
+        for of in (alignment, control)
+    ]
+    if ways[0] != ways[1]:
+        return ["derive"]
+    if ways[0]:
+        return []
     parts = [key for key in ("objective", "lora", "training") if alignment[key] != control[key]]
     same_form = alignment["pairs"]["format"] == control["pairs"]["format"]
     return parts if same_form else ["pairs.format", *parts]
+
+
+def _check_checkpoints(config: Mapping) -> None:
+    shares = config["evaluation"]["checkpoints"]
+    if shares != sorted(shares) or any(round(share, 2) != share for share in shares):
+        raise InputError(
+            "evaluation.checkpoints: expected rising shares of training with two digits, such as "
+            f"[0.25, 0.5], found {shares}"
+        )
 
 
 def _check_alignments(config: Mapping) -> None:
@@ -170,6 +199,7 @@ def _check_alignments(config: Mapping) -> None:
                     f"alignments.{name}.target: {target} is not among evaluation.attributes "
                     f"({', '.join(attributes)})"
                 )
+        other_attributes.check(name, alignment, attributes)
 
 
 def _check_attributes(config: Mapping, published: Collection[str]) -> None:
@@ -183,6 +213,10 @@ def _check_attributes(config: Mapping, published: Collection[str]) -> None:
         f"alignments.{name}.target": alignment["target"]
         for name, alignment in config["alignments"].items()
     }
+    for name, alignment in config["alignments"].items():
+        for term in other_attributes.TERMS:
+            key = f"alignments.{name}.objective.{term}.attributes"
+            named[key] = other_attributes.of_term(alignment, term)
     for key, attributes in named.items():
         for attribute in attributes:
             if attribute not in known:
@@ -216,57 +250,6 @@ def _check_elsewhere(config: Mapping) -> None:
                 )
 
 
-def check_paths(config: Mapping) -> None:
-    """Check that what is the user's is there, and lies where no rule writes.
-
-    Paths are relative to the working directory.
-
-    Raises
-    ------
-    InputError
-        For the first that is not.
-    """
-    written = [*WRITTEN, f"results/{config['study']}"]
-    for key, (path, is_there, expected) in _paths(config).items():
-        place = Path(path).resolve()
-        for folder in written:
-            if Path(folder).resolve() in (place, *place.parents):
-                raise InputError(
-                    f"{key}: {path} lies in {folder}, where the workflow writes, and would be "
-                    "deleted; move it elsewhere"
-                )
-        if not is_there(Path(path)):
-            raise InputError(f"{key}: expected {expected}, found none ({path})")
-
-
-def _paths(config: Mapping) -> dict[str, tuple[str, Callable[[Path], bool], str]]:
-    """Every path that is the user's, by its key, with what it must be."""
-    folder, file = (Path.is_dir, "a folder"), (Path.is_file, "a file")
-    found = {}
-    if config["bbq"]["type"] == "path":
-        found["bbq.path"] = (config["bbq"]["path"], *folder)
-    for name, parts in config["bbq"]["sets"].items():
-        found |= {f"bbq.sets.{name}.{part}": (path, *file) for part, path in parts.items()}
-    for name, model in config["models"].items():
-        key = f"models.{name}"
-        if model.get("source", {}).get("type") == "path":
-            found[f"{key}.source.path"] = (model["source"]["path"], *folder)
-        for run, path in model.get("predictions", {}).items():
-            found[f"{key}.predictions.{run}"] = (path, *file)
-    for name, alignment in config["alignments"].items():
-        kind = made_elsewhere(alignment)
-        for model, given in alignment.get(kind, {}).items():
-            key = f"alignments.{name}.{kind}.{model}"
-            each = given if isinstance(given, list) else [given]
-            for number, source in enumerate(each):
-                place = f"{key}.{number}.path" if isinstance(given, list) else f"{key}.path"
-                if source["type"] == "path":
-                    found[place] = (source["path"], *folder)
-        if alignment["trained_on"]:
-            found[f"alignments.{name}.trained_on"] = (alignment["trained_on"], *file)
-    return found
-
-
 def _check_controls(config: Mapping) -> None:
     """A control is compared on the same items, after another training on the same items."""
     alignments = config["alignments"]
@@ -284,33 +267,53 @@ def _check_controls(config: Mapping) -> None:
                 f"{key}: expected another alignment ({', '.join(others) or 'there is none'}), "
                 f"found {found}"
             )
-        kinds = [made_elsewhere(alignments[which]) is None for which in (name, control)]
-        if kinds[0] != kinds[1]:
-            raise InputError(
-                f"{key}: expected an alignment with the same items; one of {name} and {control} "
-                "is trained here and the other made elsewhere"
-            )
-        for part in ITEMS:
-            expected, found = alignment[part], alignments[control][part]
-            if part == "target":
-                expected, found = sorted(expected), sorted(found)
-            if found != expected:
-                raise InputError(
-                    f"{key}: expected an alignment with the same items, found {control} with "
-                    f"{part}: {_yaml(found)} instead of {_yaml(expected)}"
-                )
-        expected, found = (alignments[which]["pairs"]["max_items"] for which in (name, control))
-        if found != expected:
-            raise InputError(
-                f"{key}: expected an alignment with the same items, found {control} with "
-                f"pairs.max_items: {_yaml(found)} instead of {_yaml(expected)}"
-            )
+        _check_same_items(config, name, control)
         same = all(alignments[control].get(part) == alignment.get(part) for part in MADE_OF)
         if same and made_here:
             raise InputError(
                 f"{key}: expected an alignment that differs in what is to be ruled out, found "
                 f"{control} made in the same way (pairs: {{preferences: shuffled}} makes a control)"
             )
+
+
+def _check_same_items(config: Mapping, name: str, control: str) -> None:
+    """A control was aligned on the same items, and so it is evaluated on the same."""
+    alignments = config["alignments"]
+    key = f"alignments.{name}.control"
+    # A derived one is evaluated on the items of what it was made of.
+    of, to = (
+        [alignments[origin] for origin in derived.origins(config, which)]
+        for which in (name, control)
+    )
+    if len(of) > 1 or len(to) > 1:
+        held = [sorted(map(str, map(_held_out, origins))) for origins in (of, to)]
+        if held[0] != held[1]:
+            raise InputError(
+                f"{key}: expected an alignment with the same items; {control} and {name} are made "
+                "of alignments with others"
+            )
+        return
+    of, to = of[0], to[0]
+    if (made_elsewhere(of) is None) != (made_elsewhere(to) is None):
+        raise InputError(
+            f"{key}: expected an alignment with the same items; one of {name} and {control} "
+            "is trained here and the other made elsewhere"
+        )
+    for part, expected in _held_out(of).items():
+        found = _held_out(to)[part]
+        if found != expected:
+            raise InputError(
+                f"{key}: expected an alignment with the same items, found {control} with "
+                f"{part}: {_yaml(found)} instead of {_yaml(expected)}"
+            )
+
+
+def _held_out(alignment: Mapping) -> dict:
+    """What decides on which items an alignment is trained and evaluated."""
+    parts = {part: alignment[part] for part in ITEMS}
+    parts["target"] = sorted(parts["target"])
+    parts["attributes of anchor and replay"] = sorted(other_attributes.of(alignment))
+    return parts | {"pairs.max_items": alignment["pairs"]["max_items"]}
 
 
 def _check_predictions(config: Mapping) -> None:

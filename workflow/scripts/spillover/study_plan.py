@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from spillover import derived, other_attributes
 from spillover import study as studies
 from spillover.alignment import plan as training_plan
 from spillover.alignment.memory import GB, disk_bytes
 from spillover.alignment.settings import skeleton
+from spillover.data import other_prompts, samples
 from spillover.data import pairs as preference
-from spillover.data import samples
 from spillover.jobs import Job, jobs_of
 from spillover.models.load import load_tokenizer
 from spillover.models.size import active_parameters, served_bytes
@@ -34,7 +35,7 @@ QUANTIZED_RATE = 135e6 / 2.6
 # Blocks of an attribute whose tokens are counted; of more, a sample's tokens are scaled.
 BLOCKS_COUNTED = 100
 GPUS = (1, 2, 4, 8)
-PRIORITY = {"train_dpo": 1}  # as the rule has it
+PRIORITY = {"answer_prompts": 1, "train_dpo": 1}  # as the rules have it
 COLUMNS = ["rule", "model", "run", "weights", "tokens", "bytes_read", "seconds"]
 
 
@@ -66,10 +67,13 @@ class Tokens:
         asked = samples.asked_items(
             self.items, samples.heldout_for(job.run, self.heldout), self.blocks
         )
-        return sum(
+        n_tokens = sum(
             self._of_attribute(job.model, items)
             for _, items in asked.groupby("attribute", sort=False)
         )
+        # At a strength the base and the aligned model compute each token.
+        settings = self.study["alignments"].get(job.alignment, {})
+        return n_tokens if derived.strength(settings) is None else 2 * n_tokens
 
     def diagnosis(self, job: Job) -> int:
         """Tokens through the model in a diagnosis, with the adapter and without."""
@@ -87,6 +91,16 @@ class Tokens:
             )
             self.known[key] = self._scaled(2 * n_tokens, some, asked)
         return self.known[key]
+
+    def answering(self, job: Job) -> int:
+        """Tokens through the model in answering an alignment's prompts, at most."""
+        alignment = self.study["alignments"][job.alignment]
+        return scoring_tokens.count_answers(
+            _examples(alignment, self.items)["replay"],
+            load_tokenizer(self.folders[job.model], studies.chat_template(self.study, job.model)),
+            alignment["objective"]["replay"]["max_new_tokens"],
+            self.tokens_per_batch,
+        )
 
     def _of_attribute(self, model: str, items: pd.DataFrame) -> int:
         key = (model, *items["item_id"])
@@ -135,6 +149,7 @@ def plan(
         {"model": model, "alignment": name, "model_folder": folder, "pairs": pairs[name]}
         | {key: study["alignments"][name][key] for key in ("objective", "lora", "training")}
         | {key: study["models"][model][key] for key in ("quantization", "dtype", "chat_template")}
+        | _examples(study["alignments"][name], items)
         for model, folder in folders.items()
         for name in pairs
     ]
@@ -156,6 +171,9 @@ def plan(
         elif job.rule == "diagnose_alignment":
             n_tokens = tokens.diagnosis(job)
             seconds = FORWARD * active * n_tokens / rate
+        elif job.rule == "answer_prompts":
+            n_tokens = tokens.answering(job)
+            seconds = FORWARD * active * n_tokens / rate
         elif job.rule == "score_items":
             n_tokens = tokens.scoring(job)
             seconds = FORWARD * active * n_tokens / rate
@@ -167,6 +185,26 @@ def plan(
     table = pd.DataFrame(rows, columns=COLUMNS)
     lines = _lines(jobs, table, tokens, study["evaluation"], machine["gpu_tflops"])
     return training, table, text + "".join(f"{line}\n" for line in lines)
+
+
+def _examples(alignment: Mapping, items: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What the terms of an objective are taken over; answers as long as they may be."""
+    found = {}
+    for term in other_attributes.TERMS:
+        names = other_attributes.of_term(alignment, term)
+        if names:
+            found[term] = other_prompts.build(
+                items[items["attribute"].isin(names)],
+                alignment["split"],
+                alignment["exclude_groups"],
+                alignment["objective"][term]["max_items"],
+            )
+    if "replay" in found:
+        length = alignment["objective"]["replay"]["max_new_tokens"]
+        found["replay"] = found["replay"].assign(response="a" + " a" * (length - 1))
+    if texts := other_attributes.texts(alignment):
+        found["anchor"] = other_prompts.read_texts(texts)
+    return found
 
 
 def _sizes(folder: str | Path, settings: Mapping) -> tuple[int, int, int, int]:
@@ -198,6 +236,8 @@ def _lines(jobs, table: pd.DataFrame, tokens: Tokens, evaluation: Mapping, tflop
     if evaluation["scoring"] == "generate":
         how += f"; scoring at most, if every answer has {evaluation['generate']['max_new_tokens']}"
     through = [f"{n_tokens['score_items']} in scoring"]
+    if "answer_prompts" in n_tokens:
+        through.append(f"at most {n_tokens['answer_prompts']} in answers to train with")
     if "diagnose_alignment" in n_tokens:
         through.append(f"{n_tokens['diagnose_alignment']} in diagnosis")
     return [

@@ -45,9 +45,9 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
                 folder,
                 ", ".join(different),
             )
-            _remove(_all(folder))
+            _remove([*_all(folder), *folder.glob("at-*")])
     else:
-        _remove(_all(folder))
+        _remove([*_all(folder), *folder.glob("at-*")])
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
     _remove([path for path in _all(folder) if not is_whole(path)])
@@ -88,6 +88,11 @@ def _read(file: Path) -> dict:
 def last(folder: Path) -> Path | None:
     """The whole checkpoint of the latest step."""
     return next((path for path in reversed(_all(folder)) if is_whole(path)), None)
+
+
+def on_the_way(folder: Path, share: float) -> Path:
+    """Where the adapter after a share of training is kept until training has ended."""
+    return folder / f"at-{share:.2f}"
 
 
 def keep_last(folder: Path) -> None:

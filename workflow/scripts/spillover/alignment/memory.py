@@ -14,6 +14,7 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from spillover.alignment.settings import skeleton
+from spillover.alignment.terms import PLACES_AT_ONCE
 from spillover.core.errors import InputError
 from spillover.models.architecture import attention, backbone
 from spillover.models.nf4 import left_in_full, quantized_layers
@@ -149,6 +150,18 @@ def head_bytes(
     return buffer + max(copies, unpacked)
 
 
+def logits_bytes(n_read_tokens: int, vocabulary: int, width: int) -> int:
+    """Bytes of the logits that a divergence from the base is taken from (``terms.py``).
+
+    Those of policy and base and their gradient in the model's dtype (``width`` bytes); of some
+    places at once both distributions, what is between them and a gradient in float32, and that
+    in the model's dtype. A likelihood takes about half.
+    """
+    at_once = 4 * 4 + (width if width < 4 else 0)
+    some = min(n_read_tokens, PLACES_AT_ONCE)
+    return vocabulary * (3 * width * n_read_tokens + at_once * some)
+
+
 def memory(
     model_folder: str | Path,
     n_tokens: int,
@@ -160,6 +173,7 @@ def memory(
     dtype: str,
     gradient_checkpointing: bool,
     device: str = "cuda",
+    n_read_tokens: int = 0,
 ) -> dict[str, int]:
     """Bytes that training needs at its peak, share by share.
 
@@ -167,11 +181,12 @@ def memory(
     ----------
     n_tokens : tokens of one forward pass, a prefix tree's nodes.
     n_answer_tokens : places at which its sequences' answers are predicted.
+    n_read_tokens : places of a pass at which a term beside the pairs reads the model.
 
     Returns
     -------
     ``weights``, ``adapter``, ``gradients``, ``optimizer``, ``activations``, ``head``
-    (:func:`head_bytes`) and ``transient`` (one
+    (:func:`head_bytes`, or :func:`logits_bytes` if they are more) and ``transient`` (one
     layer's weight as it is unpacked, one layer's activations as they are computed again).
     """
     width = torch.finfo(getattr(torch, dtype)).bits // 8
@@ -190,13 +205,15 @@ def memory(
         transient += width * max(
             (layer.weight.numel() for layer in quantized_layers(base)), default=0
         )
+    vocabulary = config.vocab_size
+    head = head_bytes(n_answer_tokens, vocabulary, config.hidden_size, width, device)
     return {
         "weights": weights,
         "adapter": 4 * trained,
         "gradients": 4 * trained,
         "optimizer": OPTIMIZER_BYTES[training["optimizer"]] * trained,
         "activations": activations,
-        "head": head_bytes(n_answer_tokens, config.vocab_size, config.hidden_size, width, device),
+        "head": max(head, logits_bytes(n_read_tokens, vocabulary, width)),
         "transient": transient,
     }
 

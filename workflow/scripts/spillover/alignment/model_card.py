@@ -33,7 +33,7 @@ model = PeftModel.from_pretrained(base, "path/to/this/folder")
 | aligned for | {target} |
 | preference pairs | {n_pairs}{form}, sha256 of their tokens `{pairs}` |
 | data | BBQ (Parrish et al. 2022), CC-BY-4.0 |
-| seed | {seed} |
+| seed | {seed} |{share}
 | licence | that of the base model |
 | results | {results} |
 
@@ -64,6 +64,7 @@ def write(
     pairs_sha256: str,
     seed: int,
     results: str | None,
+    share: float = 1.0,
 ) -> None:
     """Write ``README.md`` beside an adapter.
 
@@ -75,6 +76,7 @@ def write(
     data : what the pairs were made of: ``target`` and ``pairs`` of the configuration.
     chat_template : the user's arguments for the chat template, if there are any.
     results : where the evaluation of this adapter is, if it is known.
+    share : of training's steps, of which the learning rate was meant for all.
     """
     names = ("repo", "requirement", "path")
     base = next((str(source[name]) for name in names if name in source), "not recorded")
@@ -107,6 +109,7 @@ def write(
         n_pairs=n_pairs,
         pairs=pairs_sha256,
         seed=seed,
+        share=f"\n| after | {100 * share:g} % of the steps of training |" if share < 1 else "",
         results=results or "not recorded",
         settings=yaml.safe_dump({key: dict(value) for key, value in settings.items()}),
     )

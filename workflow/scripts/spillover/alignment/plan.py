@@ -6,18 +6,19 @@ memory in :mod:`spillover.alignment.memory`.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from spillover.alignment import trainer
+from spillover.alignment import terms, trainer
 from spillover.alignment.diagnostics import parts_of
 from spillover.alignment.encoding import encode
 from spillover.alignment.memory import GB, disk_bytes, memory, not_quantised
 from spillover.alignment.settings import LORA, OBJECTIVE, TRAINING, complete
 from spillover.alignment.shared_prefix_dpo import tree_of
+from spillover.alignment.terms import Term, terms_of
 from spillover.core.errors import InputError
 from spillover.models.load import load_tokenizer, resolve_device
 
@@ -57,8 +58,10 @@ def count(
     return _count(rows, objective, training, tokens_per_batch)
 
 
-def _count(rows: list[dict], objective, training, tokens_per_batch: int) -> dict[str, int]:
-    """:func:`count` of encoded pairs."""
+def _count(
+    rows: list[dict], objective, training, tokens_per_batch: int, added: Sequence[Term] = ()
+) -> dict[str, int]:
+    """:func:`count` of encoded pairs; with terms of the objective beside them, of these too."""
     order = list(trainer.ItemSampler([row["item_id"] for row in rows], seed=0))
     size = training["pairs_per_step"]
     steps = [[rows[i] for i in order[at : at + size]] for at in range(0, len(order), size)]
@@ -69,6 +72,7 @@ def _count(rows: list[dict], objective, training, tokens_per_batch: int) -> dict
     ]
     tokens = [len(tree_of(part)) for part in parts]
     answers = [sum(len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in part) for part in parts]
+    tokens += [terms.n_tokens(part, True) for part in _parts(added, len(steps), tokens_per_batch)]
     return {
         "pairs": len(rows),
         "steps": math.ceil(len(steps) * training["epochs"]),
@@ -76,6 +80,13 @@ def _count(rows: list[dict], objective, training, tokens_per_batch: int) -> dict
         "tokens_at_once": max(tokens),
         "answer_tokens_at_once": max(answers),
     }
+
+
+def _parts(added: Sequence[Term], n_steps: int, tokens_per_batch: int) -> Iterator[list[Mapping]]:
+    """The examples of terms that go through the model at once, in so many steps."""
+    for term in added:
+        for step in range(n_steps):
+            yield from terms.divide(term.of_step(step), tokens_per_batch, True)
 
 
 def diagnosis_tokens(
@@ -103,7 +114,8 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool | None =
     Parameters
     ----------
     job : its ``model_folder``, ``pairs`` (table), ``objective``, ``lora``, ``training``,
-        ``quantization``, ``dtype`` and, if there are any, arguments ``chat_template``.
+        ``quantization``, ``dtype`` and, if there are any, arguments ``chat_template`` and the
+        tables ``anchor`` and ``replay``.
     machine : ``gpu_memory`` in GB (1e9 bytes) or None, and ``training_tokens_per_batch``,
         which is taken where it is given. Without either it is what the trainer takes by
         itself where no GPU can be asked for its memory.
@@ -131,19 +143,28 @@ def choose(job: Mapping, machine: Mapping, gradient_checkpointing: bool | None =
         ways = [(False, budget) for budget in kept] + [(True, budget) for budget in budgets]
     tokenizer = load_tokenizer(job["model_folder"], job.get("chat_template"))
     rows = encode(job["pairs"], tokenizer, settings["training"]["max_length"])
+    added = terms_of(
+        **settings,
+        tokenizer=tokenizer,
+        anchor=job.get("anchor"),
+        replay=job.get("replay"),
+        seed=0,
+    )
     tried: dict[tuple, dict] = {}
     for twice, budget in ways:
-        counts = _count(rows, **settings, tokens_per_batch=budget)
-        at_once = (twice, counts["tokens_at_once"], counts["answer_tokens_at_once"])
+        counts = _count(rows, **settings, tokens_per_batch=budget, added=added)
+        read = max(map(terms.n_places, _parts(added, counts["steps"], budget)), default=0)
+        at_once = (twice, counts["tokens_at_once"], counts["answer_tokens_at_once"], read)
         if at_once not in tried:
             tried[at_once] = memory(
                 job["model_folder"],
-                *at_once[1:],
+                *at_once[1:3],
                 lora=complete(job["lora"], LORA, "lora"),
                 training=settings["training"],
                 quantization=job["quantization"],
                 dtype=job["dtype"],
                 gradient_checkpointing=twice,
+                n_read_tokens=read,
             )
         bytes_ = tried[at_once]
         total = sum(bytes_.values())

@@ -30,6 +30,19 @@ OBJECTIVE = {
     "f_divergence_alpha": 0.5,
     # Temperature of discopop.
     "discopop_tau": 0.05,
+    # Exponent of the focal weight of phi-DPO (alignment/focal.py); 0 is none.
+    "focal_gamma": 0.0,
+    # KL divergence from the base on prompts of other attributes, or on texts of the user's:
+    # attributes or texts, weight, max_items (TERMS).
+    "anchor": None,
+    # The base's own answers to prompts of other attributes: attributes, weight, max_items,
+    # max_new_tokens (TERMS).
+    "replay": None,
+}
+# Of the two that add a term, what they leave out; a weight must be given.
+TERMS = {
+    "anchor": {"attributes": None, "texts": None, "weight": None, "max_items": 128},
+    "replay": {"attributes": None, "weight": None, "max_items": 128, "max_new_tokens": 32},
 }
 LORA = {
     "r": 16,
@@ -92,6 +105,8 @@ DIFFERENCE_LOSSES = {
     "discopop",
     "sft",
 }
+# Losses that a focal weight goes with (alignment/focal.py).
+FOCAL_LOSSES = {"sigmoid", "sigmoid_norm"}
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 OPTIMIZERS = (
@@ -123,13 +138,14 @@ def complete(given: Mapping, defaults: Mapping, section: str) -> dict:
 
 
 def check_objective(objective: Mapping) -> None:
-    """Refuse what TRL's DPOTrainer would refuse once the model is loaded.
+    """Refuse what TRL's DPOTrainer would refuse once the model is loaded, and what it has not.
 
     Raises
     ------
     InputError
         If a loss is unknown, the weights do not match the losses, a divergence does not go
-        with a loss, or label smoothing is outside what a loss allows.
+        with a loss, or label smoothing is outside what a loss allows; if a focal weight does not
+        go with loss or divergence, or an anchor or replay has no weight or nothing to take.
     """
     losses, weights = objective["loss"], objective["loss_weights"]
     for loss in losses:
@@ -161,6 +177,39 @@ def check_objective(objective: Mapping) -> None:
         raise InputError(
             f"objective.label_smoothing: robust needs one in [0, 0.5), found {smoothing}"
         )
+    if objective["focal_gamma"] != 0:
+        _check_focal(objective)
+    for name, defaults in TERMS.items():
+        if objective[name] is not None:
+            key = f"objective.{name}"
+            _check_term(key, complete(objective[name], defaults, key))
+
+
+def _check_focal(objective: Mapping) -> None:
+    """The weight is put on a loss -logsigmoid(x), and where TRL calls it for nothing else."""
+    gamma, losses = objective["focal_gamma"], objective["loss"]
+    if gamma < 0:
+        raise InputError(f"objective.focal_gamma: expected 0 or more, found {gamma}")
+    unfit = sorted(set(losses) - FOCAL_LOSSES)
+    if unfit:
+        raise InputError(
+            f"objective.focal_gamma: goes with {', '.join(sorted(FOCAL_LOSSES))} only, found "
+            f"{', '.join(unfit)}"
+        )
+    if objective["f_divergence"] == "js_divergence":
+        raise InputError(
+            "objective.focal_gamma: goes with any f_divergence but js_divergence, found that one"
+        )
+
+
+def _check_term(key: str, term: Mapping) -> None:
+    given = [name for name in ("attributes", "texts") if term.get(name)]
+    if len(given) != 1:
+        expected = "attributes or texts" if "texts" in term else "attributes"
+        found = " and ".join(given) or "none"
+        raise InputError(f"{key}: expected {expected}, found {found}")
+    if term["weight"] is None or not term["weight"] > 0:
+        raise InputError(f"{key}.weight: expected a number above 0, found {term['weight']}")
 
 
 def check_training(training: Mapping, n_pairs: int, dtype: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ from spillover.alignment.settings import (
     skeleton,
 )
 from spillover.alignment.shared_prefix_dpo import obstacle
+from spillover.alignment.terms import terms_of
 from spillover.alignment.trainer import (
     TOKENS_PER_BATCH,
     SharedTrainer,
@@ -36,7 +38,9 @@ from spillover.alignment.trainer import (
 )
 from spillover.core import signals
 from spillover.core.errors import InputError
-from spillover.core.files import disk_is_full, folder_sha256, write_table
+from spillover.core.files import disk_is_full, folder_sha256, replacing, write_table
+from spillover.models.adapters import CONFIG
+from spillover.models.adapters import WEIGHTS as SAFETENSORS
 from spillover.models.load import MODEL_FILES, load_model, load_tokenizer, resolve_device
 
 logger = logging.getLogger(__name__)
@@ -79,10 +83,13 @@ def train(
     tokens_per_batch: int | None = None,
     gradient_checkpointing: bool | None = None,
     shared_prefixes: bool = True,
+    anchor: pd.DataFrame | None = None,
+    replay: pd.DataFrame | None = None,
     chat_template: Mapping | None = None,
     data: Mapping | None = None,
     results: str | None = None,
     speed: str | Path | None = None,
+    on_the_way: Mapping[float, str | Path] | None = None,
 ) -> pd.DataFrame:
     """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
 
@@ -105,18 +112,24 @@ def train(
     gradient_checkpointing : compute activations twice to hold fewer; by default on a GPU.
     shared_prefixes : run each distinct beginning of a step's sequences once, where the model
         allows it. False runs each sequence by itself.
+    anchor, replay : what the terms of the objective are taken over, if it has them; as in
+        :func:`spillover.alignment.encoding.encode_anchor` and ``encode_replay``.
     chat_template : arguments for the chat template.
     data : what the pairs were made of (``target``, ``pairs``), for the model card.
     results : where the adapter's evaluation will be, for its model card.
     speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
         which is the same whenever the run is made again.
+    on_the_way : folder to write the adapter to as it is after a share of the steps (to the
+        nearest step, at least one), by share. Nothing else depends on it.
 
     Returns
     -------
     One row a step: ``step``, ``epoch``, ``loss``, ``reward_margin`` and ``reward_accuracy``
     (against the reference), ``reward_chosen``, ``reward_rejected``, ``logp_chosen`` and
     ``logp_rejected`` (mean log-probability of an answer, nats), ``grad_norm`` (before
-    clipping), ``learning_rate``, ``pairs``, ``tokens`` (through the policy).
+    clipping), ``learning_rate``, ``pairs``, ``tokens`` (through the policy); and of an objective
+    with such terms ``anchor_kl``, ``replay_loss`` (means over tokens, nats; weighted they are part
+    of ``loss``).
 
     Raises
     ------
@@ -135,10 +148,12 @@ def train(
     skeleton(model_folder, lora)
     tokenizer = load_tokenizer(model_folder, chat_template)
     rows = encode(pairs, tokenizer, training["max_length"])
+    added = terms_of(objective, training, tokenizer, anchor, replay, seed)
 
     # What of the settings is the study's, and not the machine's.
     chosen = {key: value for key, value in training.items() if key not in NEUTRAL}
     checkpoints = Path(checkpoints)
+    on_the_way = dict(on_the_way or {})
     start = saved.open_folder(
         checkpoints,
         {
@@ -151,6 +166,7 @@ def train(
             "lora": lora,
             "training": chosen,
             "versions": _versions(),
+            **{term.name: hash_rows(term.rows) for term in added},
         },
     )
     model = load_model(model_folder, quantization=quantization, dtype=dtype, device=device.type)
@@ -179,10 +195,14 @@ def train(
         processing_class=tokenizer,
         peft_config=lora_config(lora, model),
         tokens_per_batch=tokens_per_batch or TOKENS_PER_BATCH[device.type],
+        terms=added,
+        focal_gamma=objective["focal_gamma"],
     )
     trainer.check_log_probabilities(rows[0])
     trainer.remove_callback(PrinterCallback)
     request = signals.Request()
+    # Before the checkpoint of the same step, which stands for all that went before.
+    trainer.add_callback(_OnTheWay(on_the_way, checkpoints))
     trainer.add_callback(_Checkpoints(training, checkpoints, request))
     trainer.add_callback(_Progress(len(rows), training["epochs"]))
     if start is not None:
@@ -201,40 +221,57 @@ def train(
             "from there"
         )
     source = _source(model_folder)
-    config = trainer.model.peft_config["default"]
+    card = {
+        "source": source,
+        "settings": {"objective": objective, "lora": lora, "training": chosen},
+        "data": data,
+        "chat_template": chat_template,
+        "quantization": quantization,
+        "dtype": dtype,
+        "n_pairs": len(rows),
+        "pairs_sha256": hash_rows(rows),
+        "seed": seed,
+        "results": results,
+    }
+    _name_base(trainer.model, source)
+    trainer.model.save_pretrained(output, save_embedding_layers=False)
+    model_card.write(output, **card)
+    for share, folder in on_the_way.items():
+        kept = saved.on_the_way(checkpoints, share)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        shutil.copy(kept / SAFETENSORS, folder)
+        # Of the adapter's weights alone is it another one.
+        shutil.copy(Path(output) / CONFIG, folder)
+        model_card.write(folder, **card, share=share)
+    if speed is not None:
+        write_table(_table(trainer.state.log_history, SPEED), speed)
+    return training_log(trainer.state.log_history, [term.name for term in added])
+
+
+def training_log(history: Sequence[Mapping], added: Sequence[str] = ()) -> pd.DataFrame:
+    """One row a step of what a trainer logged, under the names of :data:`COLUMNS`.
+
+    Parameters
+    ----------
+    added : names of the objective's further terms, each a column.
+    """
+    return _table(history, COLUMNS | {name: name for name in added})
+
+
+def _table(history: Sequence[Mapping], columns: Mapping[str, str]) -> pd.DataFrame:
+    steps = pd.DataFrame([entry for entry in history if "loss" in entry])
+    return pd.DataFrame({name: steps[theirs] for name, theirs in columns.items()})
+
+
+def _name_base(model: torch.nn.Module, source: Mapping) -> None:
+    """Have an adapter say what it was trained on, in the same bytes in every process."""
+    config = model.peft_config["default"]
     # PEFT keeps names in a set, whose order differs from process to process.
     if isinstance(config.target_modules, set):
         config.target_modules = sorted(config.target_modules)
     if "repo" in source:
         # For PEFT to find the base anywhere, and not where it lies here.
         config.base_model_name_or_path, config.revision = source["repo"], source["commit"]
-    trainer.model.save_pretrained(output, save_embedding_layers=False)
-    model_card.write(
-        output,
-        source,
-        settings={"objective": objective, "lora": lora, "training": chosen},
-        data=data,
-        chat_template=chat_template,
-        quantization=quantization,
-        dtype=dtype,
-        n_pairs=len(rows),
-        pairs_sha256=hash_rows(rows),
-        seed=seed,
-        results=results,
-    )
-    if speed is not None:
-        write_table(_table(trainer.state.log_history, SPEED), speed)
-    return training_log(trainer.state.log_history)
-
-
-def training_log(history: Sequence[Mapping]) -> pd.DataFrame:
-    """One row a step of what a trainer logged, under the names of :data:`COLUMNS`."""
-    return _table(history, COLUMNS)
-
-
-def _table(history: Sequence[Mapping], columns: Mapping[str, str]) -> pd.DataFrame:
-    steps = pd.DataFrame([entry for entry in history if "loss" in entry])
-    return pd.DataFrame({name: steps[theirs] for name, theirs in columns.items()})
 
 
 def _source(folder: str | Path) -> dict:
@@ -249,6 +286,19 @@ def _versions() -> dict[str, str]:
     import trl
 
     return {package.__name__: package.__version__ for package in (torch, transformers, peft, trl)}
+
+
+class _OnTheWay(TrainerCallback):
+    """Keeps the adapter as it is after shares of the steps."""
+
+    def __init__(self, shares: Mapping[float, object], checkpoints: Path):
+        self.shares, self.checkpoints = shares, checkpoints
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        for share in self.shares:
+            if state.global_step == max(round(share * state.max_steps), 1):
+                with replacing(saved.on_the_way(self.checkpoints, share)) as folder:
+                    model.save_pretrained(folder, save_embedding_layers=False)
 
 
 class _Checkpoints(TrainerCallback):

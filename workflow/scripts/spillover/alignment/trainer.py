@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from trl import DPOConfig, DPOTrainer
 
 from spillover.alignment import checkpoints as saved
+from spillover.alignment import focal, terms
 from spillover.alignment.shared_prefix_dpo import SharedPrefixDPOTrainer, sequences_of, tree_of
 from spillover.core.errors import InputError, named
 from spillover.models import prefix_tree
@@ -111,12 +112,30 @@ class _Steps:
     A batch of the data loader is the pairs of a step. What goes through the model at once is
     as many of them as fit into ``tokens_per_batch``; their losses are weighted by their number
     of pairs, so that loss and gradients of the step are the same however it is divided.
+
+    Parameters
+    ----------
+    terms : what is added to the loss of each step's pairs; divided alike.
+    focal_gamma : as in :func:`spillover.alignment.focal.weighted`.
     """
 
-    def __init__(self, model, *args, tokens_per_batch: int, **kwargs):
+    # Whether sequences go through the model as prefix trees.
+    shares: bool
+
+    def __init__(
+        self,
+        model,
+        *args,
+        tokens_per_batch: int,
+        terms: Sequence[terms.Term] = (),
+        focal_gamma: float = 0.0,
+        **kwargs,
+    ):
         backbone(model)  # where TRL finds it too
         super().__init__(model, *args, **kwargs)
         self.tokens_per_batch = tokens_per_batch
+        self.terms = terms
+        self.focal_gamma = focal_gamma
         self.collate = self.data_collator
         self.data_collator = lambda pairs: {"pairs": pairs}
         # TRL makes the adapter of a quantised model bfloat16, in which an update smaller than
@@ -149,10 +168,10 @@ class _Steps:
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-                largest = max(sum(map(self._size, self._units(part))) for part in parts)
+                passes = self._passes(parts)
+                largest = max(map(sum, passes))
                 smaller = min(self.tokens_per_batch, largest) // 2
-                single = max(map(len, map(self._units, parts))) == 1
-                if single or not _divisible(pairs, self.loss_types):
+                if max(map(len, passes)) == 1:
                     raise _out_of_memory(largest) from None
             self._metrics["train"].clear()
             model.zero_grad()
@@ -185,6 +204,22 @@ class _Steps:
             for part in prefix_tree.batches([cls._size(unit) for unit in units], tokens_per_batch)
         ]
 
+    def _passes(self, parts: list[list[dict]]) -> list[list[int]]:
+        """Of each forward pass of a step the tokens of what it can be divided into."""
+        passes = [[self._size(unit) for unit in self._units(part)] for part in parts]
+        if not _divisible([pair for part in parts for pair in part], self.loss_types):
+            passes = [[sum(sizes)] for sizes in passes]
+        return passes + [
+            [terms.n_tokens([row], self.shares) for row in rows]
+            for term in self.terms
+            for rows in self._divided(term)
+        ]
+
+    def _divided(self, term: terms.Term) -> list[list[Mapping]]:
+        """A step's examples of a term, as parts that go through the model at once."""
+        rows = term.of_step(self.state.global_step)
+        return list(terms.divide(rows, self.tokens_per_batch, self.shares))
+
     def _accumulate(self, model, parts: list[list[dict]]) -> torch.Tensor:
         """Loss of a step; its gradients are added up part by part."""
         n_pairs = sum(map(len, parts))
@@ -199,12 +234,29 @@ class _Steps:
         for name, values in metrics.items():
             if len(values) == len(parts):
                 metrics[name] = [math.fsum(np.multiply(weights, values))]
+        for term in self.terms:
+            value = self._accumulate_term(model, term)
+            metrics[term.name] = [value]
+            total += term.weight * value
+            n_tokens += sum(terms.n_tokens(rows, self.shares) for rows in self._divided(term))
         metrics["pairs"] = [n_pairs]
         metrics["tokens"] = [n_tokens]
         return total
 
+    def _accumulate_term(self, model, term: terms.Term) -> float:
+        """A term's mean over a step's places; its gradients are added to those of the pairs."""
+        parts = self._divided(term)
+        n_places = sum(map(terms.n_places, parts))
+        value = 0.0
+        for rows in parts:
+            mean = term.total(model, rows, self.shares) / n_places
+            self.accelerator.backward(term.weight * mean)
+            value += mean.item()
+        return value
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        return self.weight * super().compute_loss(model, inputs, return_outputs)
+        with focal.weighted(self.focal_gamma):
+            return self.weight * super().compute_loss(model, inputs, return_outputs)
 
     def check_log_probabilities(self, pair: dict) -> None:
         """Refuse an architecture whose answers TRL does not score as the model itself does.
@@ -263,6 +315,8 @@ class _Steps:
 class StockTrainer(_Steps, DPOTrainer):
     """Each sequence by itself."""
 
+    shares = False
+
     @staticmethod
     def _units(pairs: list[dict]) -> list[list[dict]]:
         return [[pair] for pair in pairs]
@@ -274,6 +328,8 @@ class StockTrainer(_Steps, DPOTrainer):
 
 class SharedTrainer(_Steps, SharedPrefixDPOTrainer):
     """The pairs of an item, which share most of their tokens, in one tree."""
+
+    shares = True
 
     @staticmethod
     def _units(pairs: list[dict]) -> list[list[dict]]:

@@ -24,13 +24,13 @@ def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
     Parameters
     ----------
     folder : to keep them in; on the file system of the results.
-    files : the results, of different names.
+    files : the results.
     made_of : what they depend on, as text.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
-        for file in map(Path, files):
-            _link(file, temporary / file.name)
+        for number, file in enumerate(files):
+            _link(Path(file), temporary / _name(number, file))
         (temporary / MADE_OF).write_text(made_of)
 
 
@@ -41,11 +41,10 @@ def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
         same = (folder / MADE_OF).read_text() == made_of
     except OSError:
         return False
-    files = list(map(Path, files))
-    if not same or not all((folder / file.name).is_file() for file in files):
+    if not same or not all((folder / _name(*of)).is_file() for of in enumerate(files)):
         return False
-    for file in files:
-        kept = folder / file.name
+    for number, file in enumerate(map(Path, files)):
+        kept = folder / _name(number, file)
         # Two links to one file are not renamed over each other.
         if not (file.exists() and file.samefile(kept)):
             with replacing(file) as temporary:
@@ -58,6 +57,11 @@ def discard(folders: Iterable[Path]) -> None:
     """Remove what was kept: a driver has seen the results."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name(number: int, file: str | Path) -> str:
+    """Name of a kept result: files of several adapters are called alike."""
+    return f"{number}-{Path(file).name}"
 
 
 def _link(source: Path, target: Path) -> None:

@@ -149,3 +149,24 @@ def heldout_elsewhere(
         if not left["attribute"].eq(attribute).any():
             raise InputError(f"of {attribute} none is left to evaluate")
     return left
+
+
+def heldout_by_all(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Items that several alignments have held out, each of the attributes that it touched.
+
+    Parameters
+    ----------
+    tables : held-out items (``item_id``), a table an alignment. One that has none of an attribute
+        was not trained on any of it.
+    """
+    attributes = [table["item_id"].str.rpartition(":")[0] for table in tables]
+    kept = tables[0].iloc[:0]
+    for attribute in dict.fromkeys(name for names in attributes for name in names):
+        parts = [
+            table[names == attribute]
+            for table, names in zip(tables, attributes, strict=True)
+            if (names == attribute).any()
+        ]
+        common = set.intersection(*(set(part["item_id"]) for part in parts))
+        kept = pd.concat([kept, parts[0][parts[0]["item_id"].isin(common)]])
+    return kept.reset_index(drop=True)

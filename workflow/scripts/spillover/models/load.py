@@ -78,6 +78,7 @@ def load_model(
     dtype: str = "bfloat16",
     device: str = "auto",
     adapter: str | Path | None = None,
+    strength: float | None = None,
 ) -> torch.nn.Module:
     """A causal language model in evaluation mode, on one device.
 
@@ -91,13 +92,19 @@ def load_model(
     dtype : dtype of computation, and of the weights that are not quantised.
     adapter : folder of a PEFT adapter to attach. It is not merged: the base weights are the
         same to the bit with and without it.
+    strength : from 0 to 2, at which an adapter counts
+        (:class:`spillover.models.interpolated.Interpolated`); None for the adapter as it is.
 
     Raises
     ------
     InputError
         If there is no such device, the folder was quantised for another dtype, nothing of it
-        can be quantised, or a parameter of the model or the adapter is not in its files.
+        can be quantised, or a parameter of the model or the adapter is not in its files; with a
+        strength, if there is no adapter, or :func:`spillover.models.interpolated.attach_at`
+        refuses it.
     """
+    if strength is not None and adapter is None:
+        raise InputError(f"strength: expected an adapter for strength {strength}, found none")
     device = resolve_device(device)
     check_links(folder)
     stored = _check_record(Path(folder), quantization, dtype)
@@ -134,8 +141,9 @@ def load_model(
     if adapter is not None:
         # Only here: a base needs no PEFT, whose import takes a second.
         from spillover.models.adapters import attach
+        from spillover.models.interpolated import attach_at
 
-        model = attach(model, adapter)
+        model = attach(model, adapter) if strength is None else attach_at(model, adapter, strength)
     return model.eval()
 
 

@@ -6,6 +6,7 @@ import pandas as pd
 
 from spillover.models import prefix_tree
 from spillover.models.prefix_tree import Header
+from spillover.scoring.answering import requests
 from spillover.scoring.engine import BATCHES_PER_CHUNK, TOKENS_PER_BATCH, Engine, Request, Row
 from spillover.scoring.generate import Generate
 from spillover.scoring.score import chunks_of, mode_of
@@ -70,4 +71,14 @@ def count(
             counter.generate(requests, mode.max_new_tokens, ())
         else:
             counter.log_probabilities(requests)
+    return counter.n_tokens
+
+
+def count_answers(
+    prompts: pd.DataFrame, tokenizer, max_new_tokens: int, tokens_per_batch: int | None = None
+) -> int:
+    """Tokens that :func:`spillover.scoring.answering.answer` puts through a model, at most."""
+    counter = Counter(tokens_per_batch)
+    counter.new_tokens = max_new_tokens - 1
+    counter.generate(requests(prompts, tokenizer), max_new_tokens, ())
     return counter.n_tokens

@@ -100,11 +100,13 @@ def sign_flip_p(
     weight = (1 / (1 - size / size.sum()) ** 2)[:, None]
     squares, sizes = np.sum(weight * total**2, axis=0), np.sum(weight[:, 0] * size**2)
     mean_form, cross_form = total / size.sum(), weight * size[:, None] * total
+    reach = np.abs(mean_form).sum(axis=0)
 
     def mean_and_error(signs):
         mean = signs @ mean_form
+        mean[np.abs(mean) < 1e-12 * reach] = 0.0
         error = squares - 2 * mean * (signs @ cross_form) + mean**2 * sizes
-        error[error < 1e-12 * squares] = 0.0  # what is left of an exact 0
+        error[error < 1e-12 * squares] = 0.0  # both: what is left of an exact 0
         return mean**2, error
 
     exact = k <= EXACT_UP_TO

@@ -61,8 +61,8 @@ def profiles(
     ``asymmetry`` : what ``of`` does to the target of ``to``, minus what that does to its own,
         for alignments of one target each; different items, so the variances add up (Welch).
     ``similarity`` : Pearson correlation of two alignments' changes over attributes and contexts
-        (``context``: ``both``) that neither targets; interval by drawing templates anew within
-        attributes (percentiles).
+        (``context``: ``both``) that neither targets, less what noise adds to it; interval by
+        drawing templates anew within attributes (percentiles).
 
     p-values are corrected among the rows of one measure and context; a similarity has none.
     """
@@ -76,6 +76,7 @@ def profiles(
     rows = []
     for context, table in wide.groupby("context_condition"):
         spills, suffers = drawn.worst(context)
+        cells = _cells(table, names)
         found = [
             {"measure": "spills", "of": name, "worst_share": spills[name]}
             | _mean(table.loc[table[name].notna()], table[name].dropna(), settings)
@@ -89,7 +90,7 @@ def profiles(
         ]
         found += [
             {"measure": "asymmetry", "of": one, "to": other}
-            | _asymmetry(table, one, other, targets, settings)
+            | _asymmetry(cells, one, other, targets, settings)
             for one, other in itertools.combinations(names, 2)
             if len(targets[one]) == len(targets[other]) == 1 and targets[one] != targets[other]
         ]
@@ -140,10 +141,23 @@ def _mean(items: pd.DataFrame, values: pd.Series, settings: Mapping) -> dict:
     }
 
 
-def _asymmetry(table: pd.DataFrame, one: str, other: str, targets, settings: Mapping) -> dict:
+def _cells(table: pd.DataFrame, names: list[str]) -> dict[tuple[str, str], ClusteredMean]:
+    """Mean change by each alignment of each attribute that is there."""
+    cells = {}
+    for attribute, of in table.groupby("attribute"):
+        templates = of["template"].to_numpy()
+        for name in names:
+            values = of[name].to_numpy()
+            known = ~np.isnan(values)
+            cells[name, attribute] = clustered_mean(values[known], templates[known])
+    return cells
+
+
+def _asymmetry(cells: Mapping, one: str, other: str, targets: Mapping, settings: Mapping) -> dict:
     """Of two means on different items the difference, by Welch's t."""
+    absent = ClusteredMean(np.nan, np.nan, 0)
     there, back = (
-        _cell(table, name, next(iter(targets[target])))
+        cells.get((name, next(iter(targets[target]))), absent)
         for name, target in ((one, other), (other, one))
     )
     variances = np.array([there.se**2, back.se**2])
@@ -158,16 +172,12 @@ def _asymmetry(table: pd.DataFrame, one: str, other: str, targets, settings: Map
     return found | {"low": value - half, "high": value + half, "p": p}
 
 
-def _cell(table: pd.DataFrame, name: str, attribute: str) -> ClusteredMean:
-    cell = table[(table["attribute"] == attribute) & table[name].notna()]
-    return clustered_mean(cell[name].to_numpy(), cell["template"].to_numpy())
-
-
 class _Drawn:
     """Every cell of a matrix, with templates drawn anew within attributes many times.
 
-    ``sums`` and ``counts`` are (draws, attributes, contexts, alignments); the first draw is the
-    items as they are.
+    Of k templates k - 1 are drawn and weighted up, without which a mean of few varies too little
+    from draw to draw (Rao and Wu 1988). ``sums`` and ``counts`` are (draws, attributes, contexts,
+    alignments); the first draw is the items as they are.
     """
 
     def __init__(self, wide: pd.DataFrame, names: list[str], settings: Mapping):
@@ -175,13 +185,17 @@ class _Drawn:
         self.contexts = sorted(wide["context_condition"].unique())
         shape = (settings["resamples"] + 1, len(self.attributes), len(self.contexts), len(names))
         self.sums, self.counts = np.zeros(shape), np.zeros(shape)
+        self.varies = np.zeros((len(self.attributes), 1), dtype=bool)
         for i, attribute in enumerate(self.attributes):
             of = wide[wide["attribute"] == attribute]
             codes, templates = pd.factorize(of["template"])
             k = len(templates)
-            draws = np.random.default_rng(stream(settings, of)).multinomial(
-                k, np.full(k, 1 / k), size=settings["resamples"]
-            )
+            draws = np.ones((settings["resamples"], k))  # a single template cannot vary
+            if k > 1:
+                generator = np.random.default_rng(stream(settings, of))
+                draws = generator.multinomial(k - 1, np.full(k, 1 / k), size=len(draws))
+                draws = draws * k / (k - 1)
+            self.varies[i] = k > 1
             weights = np.vstack([np.ones(k), draws])
             for j, context in enumerate(self.contexts):
                 here = (of["context_condition"] == context).to_numpy()
@@ -204,16 +218,34 @@ class _Drawn:
         )
 
     def similarity(self, one: str, other: str, alpha: float) -> dict:
-        """Correlation of two alignments' cells, those that both have, with percentiles."""
+        """Correlation of two alignments' cells, those that both have, with percentiles.
+
+        Cells of one template, whose noise nobody knows, are left out.
+
+        Noise of the cells spreads them, which pulls a correlation to 0, and moves both
+        alignments' alike where they share items or a base, which pushes it to 1. What it adds to
+        variances and covariance, the draws add once more, and so it is taken off: once from
+        the cells as they are, twice from those drawn. Where a variance is not positive then,
+        cells vary no more than by noise: there is no correlation, and a draw of that kind
+        counts for either end of the interval.
+        """
         of, to = (self.names.index(name) for name in (one, other))
-        both = (self.counts[0, :, :, of] > 0) & (self.counts[0, :, :, to] > 0)
+        both = (self.counts[0, :, :, of] > 0) & (self.counts[0, :, :, to] > 0) & self.varies
         if both.sum() < 3:
             return {}
         with np.errstate(invalid="ignore", divide="ignore"):
             x, y = ((self.sums[..., name] / self.counts[..., name])[:, both] for name in (of, to))
-            x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
-            r = (x * y).sum(1) / np.sqrt((x**2).sum(1) * (y**2).sum(1))
-        low, high = np.nanquantile(r[1:], [alpha / 2, 1 - alpha / 2])
+        x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
+        moments = np.stack([(x * y).sum(1), (x**2).sum(1), (y**2).sum(1)])
+        noise = np.nanmean(moments[:, 1:], axis=1, keepdims=True) - moments[:, :1]
+        moments -= noise * np.where(np.arange(moments.shape[1]), 2, 1)
+        covariance, *variances = moments
+        scale = np.sqrt(np.prod(np.where(np.array(variances) > 1e-12, variances, np.nan), axis=0))
+        r = np.clip(covariance / scale, -1, 1)
+        low, high = (
+            np.quantile(np.nan_to_num(r[1:], nan=end), q)
+            for end, q in ((-1.0, alpha / 2), (1.0, 1 - alpha / 2))
+        )
         return {"value": r[0], "low": low, "high": high}
 
 

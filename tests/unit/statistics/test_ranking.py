@@ -1,0 +1,117 @@
+"""Arms against a reference: who is better, at what cost, and when none is."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from spillover.statistics.ranking import answer, ranking
+
+SETTINGS = {"alpha": 0.05, "resamples": 1000, "correction": "holm", "seed": 0}
+TARGETS, JUDGED = ["Gender"], ["Age", "Race", "SES"]
+
+
+@pytest.fixture
+def items() -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "item_id": f"{name}:{4 * template + item}",
+                "attribute": name,
+                "context_condition": "ambig" if item < 2 else "disambig",
+                "template": f"{name}:{template}",
+            }
+            for name in (*TARGETS, *JUDGED, "Religion")
+            for template in range(20)
+            for item in range(4)
+        ]
+    )
+
+
+def change(items: pd.DataFrame, seed: int, **means: float) -> pd.Series:
+    """Changes with these means, and noise that the items of a template share."""
+    rng = np.random.default_rng(seed)
+    templates = items["template"].unique()
+    noise = pd.Series(rng.normal(0, 0.05, len(templates)), templates)
+    return pd.Series(
+        items["attribute"].map(means).fillna(0.0).to_numpy()
+        + items["template"].map(noise).to_numpy(),
+        items["item_id"],
+    )
+
+
+def ranked(items, changes) -> pd.DataFrame:
+    return ranking(items, changes, "plain", TARGETS, JUDGED, SETTINGS)
+
+
+def both(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["context"] == "both"].set_index("arm")
+
+
+def test_an_arm_that_spares_the_worst_attribute_is_better(items):
+    plain = change(items, 0, Gender=0.3, SES=-0.3)
+    arms = {
+        "plain": plain,
+        "spared": change(items, 1, Gender=0.3, SES=-0.05),
+        "spared-too-much": change(items, 2, Gender=0.1, SES=-0.05),
+        "harms": change(items, 3, Gender=0.3, Race=-0.6),
+        "same": change(items, 4, Gender=0.3, SES=-0.3),
+    }
+    table = ranked(items, arms)
+    assert both(table)["verdict"].to_dict() == {
+        "plain": "reference",
+        "spared": "better",
+        "spared-too-much": "better, gains less",
+        "harms": "worse",
+        "same": "not told apart",
+    }
+    assert both(table)["worst_attribute"].to_dict()["harms"] == "Race"
+    assert both(table)["worst_attribute"].to_dict()["plain"] == "SES"
+    assert answer(table, "plain", "both") == "better than plain: spared"
+    # One is best in both, up to noise in the second: nothing that is worse in both is on it.
+    front = both(table)["on_front"]
+    assert not front["harms"]
+    assert not front["plain"]
+    assert table["worst_low"].lt(table["worst"]).all()
+
+
+def test_no_arm_is_better_where_all_do_the_same(items):
+    arms = {name: change(items, i, Gender=0.3, SES=-0.3) for i, name in enumerate("abc")}
+    table = ranked(items, {"plain": change(items, 9, Gender=0.3, SES=-0.3), **arms})
+    assert answer(table, "plain", "both") == "no arm is better than plain"
+
+
+def test_simultaneous_intervals_are_at_sidaks_level(items):
+    plain = change(items, 0, SES=-0.3)
+    row = both(ranked(items, {"plain": plain, "other": plain}))
+    cell = plain[items.loc[items["attribute"] == "SES", "item_id"]].to_numpy()
+    means = cell.reshape(20, 4).mean(1)
+    level = 1 - 0.95 ** (1 / 3)
+    half = stats.t.ppf(1 - level / 2, 19) * means.std(ddof=1) / np.sqrt(20)
+    assert row["worst_low"].to_dict()["plain"] == pytest.approx(means.mean() - half, abs=1e-9)
+
+
+def test_the_same_arm_twice_differs_in_nothing(items):
+    plain = change(items, 0, Gender=0.3, SES=-0.3)
+    row = both(ranked(items, {"plain": plain, "again": plain})).loc["again"]
+    assert row["worst_difference"] == row["gain_difference"] == 0
+    assert row["worst_p"] == row["gain_p"] == 1
+
+
+def test_swaps_reject_as_often_as_they_say(items):
+    rejected, n = 0, 50
+    settings = SETTINGS | {"resamples": 100}
+    items = items[items["attribute"].isin([*TARGETS, *JUDGED])]
+    for seed in range(n):
+        arms = {"plain": change(items, 2 * seed), "other": change(items, 2 * seed + 1)}
+        table = ranking(items, arms, "plain", TARGETS, JUDGED, settings)
+        rejected += both(table).loc["other", "worst_p"] < 0.05
+    assert stats.binomtest(rejected, n, 0.05).pvalue > 0.01
+
+
+def test_items_that_an_arm_was_not_asked_are_left_aside(items):
+    plain = change(items, 0, Gender=0.3, SES=-0.3)
+    half = plain[items["template"].str.rpartition(":")[2].astype(int).lt(10).to_numpy()]
+    table = both(ranked(items, {"plain": plain, "half": half}))
+    assert table["worst_difference"].to_dict()["half"] == 0
+    with pytest.raises(ValueError, match="no item of SES"):
+        ranked(items, {"plain": plain, "half": half[~half.index.str.startswith("SES")]})

@@ -1,0 +1,61 @@
+"""Alignments as arms of a ranking: which they are, and the attributes that they are judged by.
+
+Read whenever Snakemake starts, as the study is.
+"""
+
+from collections.abc import Mapping
+
+from spillover import derived, other_attributes
+from spillover.core.errors import InputError
+
+
+def arms_of(config: Mapping) -> list[str]:
+    """The arms: those that are named, or else all alignments that are no mere control."""
+    alignments = config["alignments"]
+    controls = {alignment["control"] for alignment in alignments.values()}
+    shown = [name for name in alignments if alignments[name]["control"] or name not in controls]
+    reference = config["ranking"]["reference"]
+    return list(dict.fromkeys([reference, *config["ranking"].get("arms", shown)]))
+
+
+def judged(config: Mapping) -> list[str]:
+    """Attributes that no arm was trained on, neither as a target nor beside one."""
+    touched = set()
+    for arm in arms_of(config):
+        for origin in derived.origins(config, arm):
+            alignment = config["alignments"][origin]
+            touched |= {*alignment["target"], *other_attributes.of(alignment)}
+    return [name for name in config["evaluation"]["attributes"] if name not in touched]
+
+
+def check(config: Mapping) -> None:
+    """Check that the arms are there, gain on the same targets, and can be judged.
+
+    Raises
+    ------
+    InputError
+        For the first fault.
+    """
+    if "ranking" not in config:
+        return
+    alignments, reference = config["alignments"], config["ranking"]["reference"]
+    for key, names in (("reference", [reference]), ("arms", config["ranking"].get("arms", []))):
+        for name in names:
+            if name not in alignments:
+                raise InputError(
+                    f"ranking.{key}: expected of {', '.join(alignments) or 'none'}; found {name!r}"
+                )
+    targets = alignments[reference]["target"]
+    arms = arms_of(config)
+    for arm in arms:
+        if not set(targets) <= set(alignments[arm]["target"]):
+            raise InputError(
+                f"ranking.arms: {arm} does not target {', '.join(targets)}, as {reference} does"
+            )
+    if len(arms) < 2:
+        raise InputError("ranking.arms: expected at least one beside the reference, found none")
+    if not judged(config):
+        raise InputError(
+            "ranking: every one of evaluation.attributes was trained on by an arm; none is left to "
+            "judge them by"
+        )

@@ -1,0 +1,285 @@
+"""What the tables of a study say, in words: every number is read from them.
+
+A part a table, each a list of Markdown paragraphs. Changes are in points, differences of
+accuracy times 100.
+"""
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from spillover.report.figures import CONTEXT_NAMES
+from spillover.statistics.ranking import answer
+
+VERDICTS = ("improved", "degraded", "equivalent", "inconclusive")
+# What series are called along which a change is followed.
+ALONG = {
+    "items": "the number of items trained on",
+    "strength": "the strength of the alignment",
+    "rank": "the rank that is kept of the adapter",
+}
+
+
+def matrix(table: pd.DataFrame) -> list[str]:
+    """What a spillover matrix holds: cells that stand after correction, and the diagonal.
+
+    Parameters
+    ----------
+    table : ``matrix.tsv`` of one model. Cells net of a control, where there are any.
+    """
+    minus = table["minus"].fillna("")
+    net = table[minus.ne("")] if minus.ne("").any() else table
+    controls = set(minus) - {""}
+    cells = net[~net["targeted"].astype(bool)]
+    paragraphs = [
+        f"{net['alignment'].nunique()} alignments, {_what(controls)}: "
+        + "; ".join(
+            f"of {len(here)} {CONTEXT_NAMES[context]} cells off the diagonal "
+            + _listed(f"{sum(here['verdict'] == v)} {v}" for v in VERDICTS)
+            for context, here in cells.groupby("context")
+        )
+        + f" (corrected as one family a context; {_span(cells['n_templates'])} templates a cell)."
+    ]
+    held = cells[cells["verdict"].isin(["improved", "degraded"])]
+    if held.empty:
+        paragraphs.append("No single cell holds after correction.")
+    else:
+        paragraphs.append(
+            _table(
+                ["aligned for", "attribute", "context", "change", "interval", "adjusted p"],
+                [
+                    [
+                        row.alignment,
+                        _name(row.attribute),
+                        CONTEXT_NAMES[row.context],
+                        points(row.delta_accuracy),
+                        interval(row.delta_low, row.delta_high),
+                        _p(row.cluster_p_adjusted),
+                    ]
+                    for row in held.itertuples()
+                ],
+            )
+        )
+    bias = cells[cells["bias_p_adjusted"] < 0.05]
+    paragraphs.append(
+        "Bias scores: "
+        + (
+            "no cell's change holds after correction."
+            if bias.empty
+            else "; ".join(
+                f"{row.alignment} on {_name(row.attribute)}, {CONTEXT_NAMES[row.context]}, "
+                f"{100 * row.delta_bias:+.1f} hundredths (adjusted p {_p(row.bias_p_adjusted)})"
+                for row in bias.itertuples()
+            )
+            + "."
+        )
+    )
+    own = net[net["targeted"].astype(bool) & net["target"].eq(net["attribute"])]
+    paragraphs.append(
+        "On the diagonal, held-out items of the attribute that was aligned for: "
+        + "; ".join(
+            f"{CONTEXT_NAMES[context]} {points(here['delta_accuracy'].mean())} in the mean, from "
+            f"{points(here['delta_accuracy'].min())} to {points(here['delta_accuracy'].max())}"
+            for context, here in own.groupby("context")
+        )
+        + "."
+    )
+    return paragraphs
+
+
+def profiles(table: pd.DataFrame) -> list[str]:
+    """Who spills, who suffers, how asymmetric and how similar: ``profiles.tsv`` of one model."""
+    paragraphs = []
+    for context, name in CONTEXT_NAMES.items():
+        here = table[table["context"] == context]
+        parts = []
+        for measure, column, what in (
+            ("spills", "of", "untargeted attributes change least for the better under"),
+            ("suffers", "to", "the attribute that fares worst under all alignments is"),
+        ):
+            rows = here[here["measure"] == measure].sort_values("value")
+            if rows.empty:
+                continue
+            lowest = rows.iloc[0]
+            held = sum(rows["p_adjusted"] < 0.05)
+            parts.append(
+                f"{what} {_name(lowest[column])} ({points(lowest['value'])}, "
+                f"{interval(lowest['low'], lowest['high'])}; the lowest in "
+                f"{100 * lowest['worst_share']:.0f} % of draws of templates), and {held} of "
+                f"{len(rows)} differ from 0 after correction, "
+                f"{sum((rows['p_adjusted'] < 0.05) & (rows['value'] < 0))} of them for the worse"
+            )
+        paragraphs.append(f"In {name} contexts " + "; ".join(parts) + ".")
+    uneven = table[table["measure"] == "asymmetry"]
+    if len(uneven):
+        held = uneven[uneven["p_adjusted"] < 0.05]
+        paragraphs.append(
+            f"Of {len(uneven)} pairs of alignments and contexts, {len(held)} do not do to each "
+            "other the same, after correction"
+            + "".join(
+                f"; {row.of} to {row.to}'s attribute {points(row.value)} more, "
+                f"{CONTEXT_NAMES[row.context]}"
+                for row in held.itertuples()
+            )
+            + "."
+        )
+    similar = table[table["measure"] == "similarity"].dropna(subset=["value"])
+    if len(similar):
+        most = similar.loc[similar["value"].idxmax()]
+        paragraphs.append(
+            "Similarity of two alignments' effects on what neither targets: median "
+            f"{similar['value'].median():.2f}, {sum(similar['low'] > 0)} of {len(similar)} "
+            f"intervals above 0; the most alike are {most['of']} and {most['to']} "
+            f"({most['value']:.2f}, {most['low']:.2f} to {most['high']:.2f})."
+        )
+    return paragraphs
+
+
+def overlap(table: pd.DataFrame) -> list[str]:
+    """How far shared words go with change: ``overlap.tsv`` of one model."""
+    return [
+        "Overlap of vocabulary with the change of a cell (Spearman's correlation; attributes "
+        "relabelled for p, corrected within a context):",
+        _table(
+            ["context", "overlap", "with", "correlation", "interval", "p", "adjusted p"],
+            [
+                [
+                    CONTEXT_NAMES[row.context],
+                    row.overlap,
+                    row.change,
+                    f"{row.correlation:.2f}",
+                    f"{row.low:.2f} to {row.high:.2f}",
+                    _p(row.p),
+                    _p(row.p_adjusted),
+                ]
+                for row in table.itertuples()
+            ],
+        ),
+    ]
+
+
+def timing(table: pd.DataFrame) -> list[str]:
+    """Whether spillover comes before the gain: ``timing.tsv`` of one model."""
+    return [
+        _table(
+            ["alignment", "context", "target", "untargeted", "lead of the untargeted", "verdict"],
+            [
+                [
+                    row.of + (f" minus {row.minus}" if isinstance(row.minus, str) else ""),
+                    CONTEXT_NAMES[row.context],
+                    f"{points(row.target_change)} ({interval(row.target_low, row.target_high)})",
+                    f"{points(row.spillover_change)} "
+                    f"({interval(row.spillover_low, row.spillover_high)})",
+                    ""
+                    if pd.isna(row.lead)
+                    else f"{row.lead:+.2f} ({row.lead_low:+.2f} to {row.lead_high:+.2f})",
+                    row.verdict,
+                ]
+                for row in table.itertuples()
+            ],
+        )
+    ]
+
+
+def series(table: pd.DataFrame, along: str) -> list[str]:
+    """Change of targeted and untargeted attributes along a quantity: ``trajectory.tsv``.
+
+    Parameters
+    ----------
+    table : of one model.
+    along : ``training``, ``items``, ``strength`` or ``rank``.
+    """
+    rows = table[(table["along"] == along) & table["attribute"].isin(["targeted", "untargeted"])]
+    minus = rows["minus"].fillna("")
+    net = rows[minus.ne("")] if minus.ne("").any() else rows[minus.eq("")]
+    wide = net.pivot_table(
+        ["delta_accuracy", "delta_low", "delta_high"], ["of", "at"], ["context", "attribute"]
+    )
+    cells = [(context, pool) for context in CONTEXT_NAMES for pool in ("targeted", "untargeted")]
+    net_of = "net of the control" if minus.ne("").any() else "without a control"
+    return [
+        f"Change of accuracy, points, {net_of}:",
+        _table(
+            [along, *(f"{CONTEXT_NAMES[context]}, {pool}" for context, pool in cells)],
+            [
+                [
+                    f"{at:g}",
+                    *(
+                        f"{points(row[('delta_accuracy', *cell)])} "
+                        f"({interval(row[('delta_low', *cell)], row[('delta_high', *cell)])})"
+                        for cell in cells
+                    ),
+                ]
+                for (_, at), row in wide.iterrows()
+            ],
+        ),
+    ]
+
+
+def ranking(table: pd.DataFrame) -> list[str]:
+    """Arms against their reference: ``ranking.tsv`` of one model."""
+    reference = table.loc[table["verdict"] == "reference", "arm"].iloc[0]
+    paragraphs = [
+        "By rule, "
+        + "; ".join(
+            f"{label}: {answer(table, reference, context)}"
+            for context, label in {**CONTEXT_NAMES, "both": "both contexts together"}.items()
+        )
+        + "."
+    ]
+    here = table[table["context"] == "both"]
+    paragraphs.append(
+        _table(
+            ["arm", "worst untargeted", "its change", "at least", "gain on target", "front", ""],
+            [
+                [
+                    row.arm,
+                    _name(row.worst_attribute),
+                    points(row.worst),
+                    points(row.worst_low),
+                    f"{points(row.gain)} ({interval(row.gain_low, row.gain_high)})",
+                    "yes" if row.on_front else "",
+                    row.verdict,
+                ]
+                for row in here.itertuples()
+            ],
+        )
+    )
+    return paragraphs
+
+
+def points(value: float) -> str:
+    """A change of accuracy in points, with its sign."""
+    return f"{100 * value:+.1f}"
+
+
+def interval(low: float, high: float) -> str:
+    """An interval in points."""
+    return f"{points(low)} to {points(high)}"
+
+
+def _p(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:.2g}"
+
+
+def _what(controls: set[str]) -> str:
+    return "each net of its control" if controls else "without controls"
+
+
+def _name(attribute: str) -> str:
+    return str(attribute).replace("_", " ")
+
+
+def _span(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _listed(parts: Iterable[str]) -> str:
+    *most, last = parts
+    return f"{', '.join(most)} and {last}"
+
+
+def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

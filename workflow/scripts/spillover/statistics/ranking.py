@@ -1,0 +1,225 @@
+"""Arms against a reference: which does the same with less harm to other attributes.
+
+An arm is an alignment. It is judged by the attribute that it changes for the worst, among those
+that no arm was trained on, by what it gains on the target, and by the others taken together.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from spillover.statistics.changes import stream
+from spillover.statistics.clustered import ClusteredMean, clustered_mean, sign_flip_p
+from spillover.statistics.corrections import adjust
+from spillover.statistics.outcomes import CONTEXTS
+from spillover.statistics.tables import exact_zeros
+
+COLUMNS = [
+    "model",
+    "arm",
+    "context",
+    "worst_attribute",
+    "worst",
+    "worst_low",
+    "worst_difference",
+    "worst_p",
+    "worst_p_adjusted",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "gain_difference",
+    "gain_p",
+    "gain_p_adjusted",
+    "others",
+    "others_low",
+    "others_high",
+    "on_front",
+    "verdict",
+]
+CHUNK = 1000  # swaps held at once
+
+
+def ranking(
+    items: pd.DataFrame,
+    changes: Mapping[str, pd.Series],
+    reference: str,
+    targets: Collection[str],
+    judged: Collection[str],
+    settings: Mapping,
+) -> pd.DataFrame:
+    """Every arm of one model, the best by its worst attribute first.
+
+    Parameters
+    ----------
+    items : ``item_id``, ``attribute``, ``context_condition``, ``template``.
+    changes : of each arm its items' change of correctness from the base, by ``item_id``.
+    reference : the arm that the others are compared with.
+    targets : attributes that the arms are to gain on; of their items those that all arms hold out.
+    judged : attributes that no arm was trained on.
+    settings : ``alpha``, ``resamples``, ``correction``, ``seed``.
+
+    Returns
+    -------
+    One row an arm and context (``ambig``, ``disambig``, ``both``), with the columns of
+    :data:`COLUMNS` from ``arm`` on:
+
+    ``worst_attribute``, ``worst`` : the judged attribute with the lowest mean change, and that.
+    ``worst_low`` : lower end of the simultaneous interval of the judged attributes' changes, at
+        the attribute where it is lowest. Attributes have no template in common, so their means
+        are independent and Sidak's level, (1 - alpha)^(1 / attributes), is exact for all.
+    ``worst_difference`` : ``worst`` minus that of the reference.
+    ``worst_p`` : of no difference between arm and reference, by swapping their answers in
+        templates drawn at random; the worst attribute is chosen anew each time, in both, so that
+        neither is favoured by having been picked for being low.
+    ``gain``, ``gain_difference``, ``gain_p`` : mean change on the targets with its interval, and
+        minus the reference's, by sign flips of templates.
+    ``others`` : mean change of the judged attributes together.
+    ``on_front`` : no other arm has both a higher ``worst_low`` and a higher ``gain`` (one of them
+        may be equal).
+    ``verdict`` : ``better`` or ``worse`` where ``worst`` differs from the reference's after
+        correction over the arms of a context; ``better, gains less`` where the gain is lower by
+        the same rule; ``not told apart`` otherwise.
+
+    Raises
+    ------
+    ValueError
+        If an arm lacks an item that another has answered.
+    """
+    kept = _common(items, changes, targets, judged)
+    rows = []
+    for context, here in _contexts(kept):
+        others, target = (here[here["attribute"].isin(list(names))] for names in (judged, targets))
+        for arm in changes:
+            row = {"arm": arm, "context": context, **_worst(others, arm, settings)}
+            row |= {"others": others[arm].mean()}
+            row["others_low"], row["others_high"] = _mean(others, arm).interval(settings["alpha"])
+            gain = _mean(target, arm)
+            row["gain"] = gain.value
+            row["gain_low"], row["gain_high"] = gain.interval(settings["alpha"])
+            if arm != reference:
+                row |= _against(others, target, arm, reference, settings)
+            rows.append(row)
+    table = exact_zeros(pd.DataFrame(rows))
+    for what in ("worst", "gain"):
+        table[f"{what}_p_adjusted"] = adjust(
+            table[f"{what}_p"], table["context"], settings["correction"]
+        )
+    table["on_front"] = [
+        not _beaten(row, table[table["context"] == row.context]) for row in table.itertuples()
+    ]
+    table["verdict"] = [_verdict(row, reference, settings["alpha"]) for row in table.itertuples()]
+    order = {"ambig": 0, "disambig": 1, "both": 2}
+    table = table.sort_values(
+        ["context", "worst_low"],
+        key=lambda column: column.map(order) if column.name == "context" else -column,
+        kind="stable",
+    )
+    return table[COLUMNS[COLUMNS.index("arm") :]].reset_index(drop=True)
+
+
+def answer(table: pd.DataFrame, reference: str, context: str) -> str:
+    """In words which arms are better than the reference in a context of one model's ranking."""
+    here = table[table["context"] == context]
+    better = here.loc[here["verdict"] == "better", "arm"].tolist()
+    if better:
+        return f"better than {reference}: {', '.join(better)}"
+    costly = here.loc[here["verdict"] == "better, gains less", "arm"].tolist()
+    less = f" (with less gain: {', '.join(costly)})" if costly else ""
+    return f"no arm is better than {reference}{less}"
+
+
+def _common(items, changes, targets, judged) -> pd.DataFrame:
+    """Items of targets and judged attributes that every arm was asked, with all arms' changes."""
+    wide = items[items["attribute"].isin([*targets, *judged])].set_index("item_id")
+    wide = wide[["attribute", "context_condition", "template"]]
+    for arm, change in changes.items():
+        wide[arm] = change.reindex(wide.index)
+    complete = wide[wide[list(changes)].notna().all(axis=1)].copy()
+    for attribute in [*targets, *judged]:
+        if not complete["attribute"].eq(attribute).any():
+            raise ValueError(f"no item of {attribute} was asked of every arm")
+    return complete
+
+
+def _contexts(wide: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for context in CONTEXTS:
+        yield context, wide[wide["context_condition"] == context]
+    yield "both", wide
+
+
+def _mean(items: pd.DataFrame, arm: str) -> ClusteredMean:
+    return clustered_mean(items[arm].to_numpy(), items["template"].to_numpy())
+
+
+def _worst(others: pd.DataFrame, arm: str, settings: Mapping) -> dict:
+    """The attribute with the lowest mean, and the lowest end of simultaneous intervals."""
+    means = {name: _mean(cell, arm) for name, cell in others.groupby("attribute")}
+    level = 1 - (1 - settings["alpha"]) ** (1 / len(means))
+    lowest = min(means, key=lambda name: means[name].value)
+    return {
+        "worst_attribute": lowest,
+        "worst": means[lowest].value,
+        "worst_low": np.nanmin([mean.interval(level)[0] for mean in means.values()]),
+    }
+
+
+def _against(others, target, arm: str, reference: str, settings: Mapping) -> dict:
+    """Differences from the reference on the same items, with tests."""
+    difference, p = _swapped(others, arm, reference, settings)
+    gained = (target[arm] - target[reference]).to_numpy().copy()
+    gained[np.abs(gained) < 1e-9] = 0.0
+    return {
+        "worst_difference": difference,
+        "worst_p": p,
+        "gain_difference": gained.mean(),
+        "gain_p": sign_flip_p(
+            gained, target["template"].to_numpy(), settings["resamples"], stream(settings, target)
+        ),
+    }
+
+
+def _swapped(others: pd.DataFrame, arm: str, reference: str, settings) -> tuple[float, float]:
+    """Difference of the two worst means, and how often swapped templates give as large a one."""
+    templates, names = pd.factorize(others["template"])
+    attributes = others.groupby("attribute").ngroup().to_numpy()
+    size = np.bincount(attributes)
+    shape = (len(names), len(size))
+    mean, half = np.zeros(shape), np.zeros(shape)
+    of, to = others[arm].to_numpy(), others[reference].to_numpy()
+    np.add.at(mean, (templates, attributes), (of + to) / 2 / size[attributes])
+    np.add.at(half, (templates, attributes), (of - to) / 2 / size[attributes])
+    middle = mean.sum(0)
+
+    def difference(signs: np.ndarray) -> np.ndarray:
+        swing = signs @ half
+        return (middle + swing).min(1) - (middle - swing).min(1)
+
+    found = difference(np.ones((1, len(names))))[0]
+    rng = np.random.default_rng(stream(settings, others))
+    beyond, left = 0, settings["resamples"]
+    while left:
+        n = min(left, CHUNK)
+        signs = rng.choice([-1.0, 1.0], size=(n, len(names)))
+        beyond += int(np.sum(np.abs(difference(signs)) >= abs(found) - 1e-12))
+        left -= n
+    return found, (beyond + 1) / (settings["resamples"] + 1)
+
+
+def _beaten(row, here: pd.DataFrame) -> bool:
+    """Whether another arm is at least as good in both, and better in one."""
+    others = here[here["arm"] != row.arm]
+    as_good = (others["worst_low"] >= row.worst_low) & (others["gain"] >= row.gain)
+    better = (others["worst_low"] > row.worst_low) | (others["gain"] > row.gain)
+    return bool((as_good & better).any())
+
+
+def _verdict(row, reference: str, alpha: float) -> str:
+    if row.arm == reference:
+        return "reference"
+    if not row.worst_p_adjusted < alpha:
+        return "not told apart"
+    if row.worst_difference < 0:
+        return "worse"
+    loses = row.gain_p_adjusted < alpha and row.gain_difference < 0
+    return "better, gains less" if loses else "better"

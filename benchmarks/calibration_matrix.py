@@ -5,8 +5,10 @@
 A study is one base, ten alignments (one for each of nine attributes, one for all) and their ten
 controls, all of which answer the same sampled items. Training moves the templates of all of them
 alike, up or down, and each by something of its own; the base's are spread as far. So no cell has
-an effect: neither as it is, nor net of its control. Predictions go through the library's own
-functions, as the scripts of the workflow call them.
+an effect: neither as it is, nor net of its control. The matrix and its profiles are the
+library's own. Cells are tested by the library's functions on changes of items, all changes of a
+cell at once; of the first study compare and contrast must give the same p-values.
+With --blocks 20 --profiles 0 the matrix of larger studies; with --planted profiles of effects.
 
 Planted effects break right answers, with a probability that the alignment and the attribute each
 add to. What is true of them is computed, not simulated.

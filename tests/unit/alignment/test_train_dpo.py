@@ -24,6 +24,9 @@ class Outputs(SimpleNamespace):
     def __iter__(self):
         return iter(vars(self).values())
 
+    def get(self, name, default=None):
+        return getattr(self, name, default)
+
 
 @pytest.fixture
 def train(tiny_folder, tmp_path, monkeypatch):

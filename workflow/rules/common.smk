@@ -380,7 +380,9 @@ def get_runs(wildcards):
     """Each model's runs, and each run's files: predictions made here, or answers made elsewhere."""
     return {
         name: {
-            run: [model["predictions"][run]] if "predictions" in model else predictions_of(name, run)
+            run: (
+                [model["predictions"][run]] if "predictions" in model else predictions_of(name, run)
+            )
             for run in ["base", *get_aligned_runs()]
         }
         for name, model in config["models"].items()

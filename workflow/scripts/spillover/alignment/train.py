@@ -167,6 +167,8 @@ def train(
             "training": chosen,
             "versions": _versions(),
             **{term.name: hash_rows(term.rows) for term in added},
+            # What an earlier start did not keep cannot be had from its last checkpoint.
+            **({"on_the_way": sorted(on_the_way)} if on_the_way else {}),
         },
     )
     model = load_model(model_folder, quantization=quantization, dtype=dtype, device=device.type)

@@ -1,0 +1,143 @@
+"""What is said of tables in words: numbers of the tables, and no others."""
+
+import pandas as pd
+import pytest
+from spillover.report import findings, rankings, trajectories
+
+
+@pytest.fixture
+def matrix() -> pd.DataFrame:
+    """Two alignments, net of their controls; Religion's harms Age in ambiguous contexts."""
+    rows = []
+    for alignment, target in (("age", "Age"), ("religion", "Religion")):
+        for attribute in ("Age", "Religion", "SES"):
+            for context in ("ambig", "disambig"):
+                harmed = (alignment, attribute, context) == ("religion", "Age", "ambig")
+                targeted = attribute == target
+                change = -0.25 if harmed else 0.125 if targeted else 0.01
+                rows.append(
+                    {
+                        "alignment": alignment,
+                        "minus": f"{alignment}-shuffled",
+                        "target": target,
+                        "attribute": attribute,
+                        "context": context,
+                        "targeted": targeted,
+                        "n_templates": 16,
+                        "delta_accuracy": change,
+                        "delta_low": change - 0.05,
+                        "delta_high": change + 0.05,
+                        "cluster_p_adjusted": 0.004 if harmed else 1.0,
+                        "delta_bias": 0.0,
+                        "bias_p_adjusted": 1.0,
+                        "verdict": "degraded" if harmed else "inconclusive",
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def test_the_cell_that_holds_is_told_with_its_numbers(matrix):
+    said = "\n".join(findings.matrix(matrix))
+    assert "2 alignments, each net of its control" in said
+    assert "of 4 ambiguous cells off the diagonal 0 improved, 1 degraded" in said
+    assert "of 4 disambiguated cells off the diagonal 0 improved, 0 degraded" in said
+    assert "| religion | Age | ambiguous | -25.0 | -30.0 to -20.0 | 0.004 |" in said
+    assert "Bias scores: no cell's change holds" in said
+    assert "ambiguous +12.5 in the mean, from +12.5 to +12.5" in said
+
+
+def test_nothing_is_said_to_hold_where_nothing_does(matrix):
+    matrix["verdict"] = "inconclusive"
+    said = "\n".join(findings.matrix(matrix))
+    assert "No single cell holds after correction." in said
+    assert "| religion |" not in said
+
+
+@pytest.fixture
+def ranking() -> pd.DataFrame:
+    row = {"model": "m", "worst_attribute": "SES", "gain_low": 0.2, "gain_high": 0.4}
+    return pd.DataFrame(
+        [
+            row
+            | {
+                "arm": arm,
+                "context": context,
+                "worst": worst,
+                "worst_low": worst - 0.02,
+                "gain": gain,
+                "on_front": arm == "spared",
+                "verdict": verdict if context == "both" else told,
+            }
+            for context in ("ambig", "disambig", "both")
+            for arm, worst, gain, verdict, told in (
+                ("spared", -0.05, 0.3, "better", "not told apart"),
+                ("plain", -0.3, 0.29, "reference", "reference"),
+            )
+        ]
+    )
+
+
+def test_the_answer_is_by_context_and_says_when_none_is_better(ranking):
+    said = "\n".join(findings.ranking(ranking))
+    assert "ambiguous: no arm is better than plain" in said
+    assert "both contexts together: better than plain: spared" in said
+    assert "| spared | SES | -5.0 | -7.0 | +30.0 (+20.0 to +40.0) | yes | better |" in said
+
+
+def test_a_figure_of_a_ranking_says_the_same(ranking):
+    figure = rankings.ranking(ranking, "m", 0.05)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles[0] == "ambiguous\nno arm is better than plain"
+    assert titles[2] == "both contexts\nbetter than plain: spared"
+    # Filled: what differs from the reference.
+    white = [
+        tuple(marks.get_facecolor()[0][:3]) == (1, 1, 1) for marks in figure.axes[2].collections
+    ]
+    assert sorted(white) == [False, True]
+
+
+@pytest.fixture
+def trajectory() -> pd.DataFrame:
+    """Two shares of a training; the control's untargeted attributes fall by a point."""
+    rows = []
+    for at, gain in ((0.5, 0.1), (1.0, 0.3)):
+        for alignment, minus, values in (
+            ("gender", "", {"targeted": gain, "untargeted": gain / 2, "SES": gain / 2}),
+            ("shuffled", "", {"targeted": 0.0, "untargeted": -0.01, "SES": -0.01}),
+            ("gender", "shuffled", {"targeted": gain, "untargeted": gain / 2 + 0.01}),
+        ):
+            for attribute, value in values.items():
+                for context in ("ambig", "disambig"):
+                    rows.append(
+                        {
+                            "model": "m",
+                            "along": "training",
+                            "of": "gender",
+                            "at": at,
+                            "alignment": alignment,
+                            "minus": minus,
+                            "attribute": attribute,
+                            "context": context,
+                            "targeted": attribute == "targeted",
+                            "delta_accuracy": value,
+                            "delta_low": value - 0.02,
+                            "delta_high": value + 0.02,
+                        }
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_a_series_is_told_net_of_its_control(trajectory):
+    said = "\n".join(findings.series(trajectory, "training"))
+    assert "net of the control" in said
+    row = "| 0.5 | +10.0 (+8.0 to +12.0) | +6.0 (+4.0 to +8.0) |"
+    assert row in said
+
+
+def test_a_figure_along_training_begins_at_the_base_and_shows_the_control(trajectory):
+    figure = trajectories.trajectory(trajectory, "m", "training", "gender", 0.05)
+    lines = {line.get_label(): line for line in figure.axes[0].lines}
+    assert lines["targeted"].get_xdata().tolist() == [0.0, 0.5, 1.0]
+    assert lines["targeted"].get_ydata() == pytest.approx([0.0, 10.0, 30.0])
+    assert lines["control, untargeted"].get_ydata() == pytest.approx([0.0, -1.0, -1.0])
+    assert [text.get_text() for text in figure.axes[0].texts] == ["SES"]

@@ -18,6 +18,8 @@ sys.path.insert(0, str(ROOT / "workflow/scripts"))
 
 from spillover.report import findings  # noqa: E402
 
+# Of the tests, where a study does not say another: the schema's default.
+ALPHA = 0.05
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 TITLES = {
     "matrix": "Aligned for each attribute: what happens to all",
@@ -29,9 +31,9 @@ HEAD = """\
 # Findings
 
 What the studies that come with this workflow found, written by `make findings` from their tables
-in `results/`; no number in this file was typed. Changes are of accuracy, in points, unless it says
-otherwise; intervals are at 95 % and by template. How a verdict comes about:
-[statistics.md](statistics.md).
+in `results/`; no number of a result was typed. Changes are of accuracy, in points, unless it says
+otherwise; intervals are at level 1 - alpha (95 % unless the study says otherwise) and by template.
+How a verdict comes about: [statistics.md](statistics.md).
 
 What holds here holds for one model of 135 million parameters, asked in words, on samples of BBQ.
 It shows what the workflow can see, and is no claim about other models.
@@ -57,15 +59,15 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
         f"`make study STUDY=studies/{study}.yaml`, {made}: {models}, {blocks} blocks of four items "
         f"an attribute, seed {seeds}.",
     ]
-    parts += _said(folder)
+    parts += _said(folder, config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
         if path.name.startswith(("matrix_", "along_", "ranking_")):
             shutil.copyfile(path, figures / f"{study}_{path.name}")
-            parts.append(f"![{_described(path.stem)}](findings/{study}_{path.name})")
+            parts.append(f"![{path.stem.replace('_', ' ')}](findings/{study}_{path.name})")
     return parts
 
 
-def _said(folder: Path) -> list[str]:
+def _said(folder: Path, alpha: float) -> list[str]:
     """What the tables say, one after the other."""
     parts = []
     trajectory = read(folder, "trajectory")
@@ -73,30 +75,25 @@ def _said(folder: Path) -> list[str]:
     if ranking is not None:
         parts += findings.ranking(ranking)
     elif (matrix := read(folder, "matrix")) is not None and trajectory is None:
-        parts += findings.matrix(matrix)
-        for name in ("profiles", "overlap"):
-            if (table := read(folder, name)) is not None:
-                parts += getattr(findings, name)(table)
+        parts += findings.matrix(matrix, alpha)
+        parts += findings.profiles(read(folder, "profiles"), alpha)
+        parts += findings.overlap(read(folder, "overlap"))
     if ranking is None and trajectory is not None:
         for along in trajectory["along"].unique():
             parts += findings.series(trajectory, along)
-            timing = read(folder, "timing")
-            if along == "training" and timing is not None:
-                parts += findings.timing(timing)
+            if along == "training":
+                parts += findings.timing(read(folder, "timing"))
     return parts
 
 
-def _described(name: str) -> str:
-    return name.replace("_", " ")
-
-
 def main() -> None:
-    results, target = ROOT / "results", ROOT / "docs/findings.md"
+    # Results lie where Snakemake was started.
+    results, target = Path("results"), ROOT / "docs/findings.md"
     figures = ROOT / "docs/findings"
     shutil.rmtree(figures, ignore_errors=True)
     figures.mkdir()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    parts = [HEAD.rstrip(), f"Python {platform.python_version()}, {versions}."]
+    parts = [HEAD.rstrip(), f"Written under Python {platform.python_version()}, {versions}."]
     for study in TITLES:
         if (results / study / "spillover.tsv").is_file():
             parts += section(study, results, figures)

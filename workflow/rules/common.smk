@@ -452,10 +452,7 @@ def get_control(wildcards):
 
 def get_shown_alignments():
     """Alignments with figures of their own: those that are no mere control of another."""
-    controls = get_controls()
-    return [
-        name for name in config["alignments"] if name in controls or name not in controls.values()
-    ]
+    return arms.shown(config)
 
 
 def get_change_tables(wildcards):

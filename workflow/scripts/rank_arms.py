@@ -5,20 +5,9 @@ from pathlib import Path
 import pandas as pd
 from spillover.core.files import read_table, write_table
 from spillover.core.logs import log_to
-from spillover.data.samples import asked_items, heldout_for
-from spillover.statistics import runs
-from spillover.statistics.profiles import net_change
 from spillover.statistics.ranking import ranking
+from spillover.statistics.runs import read_change
 from spillover.statistics.tables import stack
-
-
-def change_of(arm: str, files_by_run: dict) -> pd.Series:
-    """Each item's change by an arm."""
-    asked = asked_items(items, heldout_for(arm, heldout), params.blocks)
-    base = runs.read_run(files_by_run["base"], items, asked)
-    of = runs.read_seeds(files_by_run, arm, items, asked)
-    return net_change(runs.items_of(items, next(iter(of.values()))), base, of)
-
 
 with log_to(snakemake.log[0]):
     params = snakemake.params
@@ -27,7 +16,10 @@ with log_to(snakemake.log[0]):
     tables = [
         ranking(
             items,
-            {arm: change_of(arm, files_by_run) for arm in params.arms},
+            {
+                arm: read_change(files_by_run, arm, None, items, heldout, params.blocks)
+                for arm in params.arms
+            },
             params.reference,
             params.targets,
             params.judged,

@@ -22,11 +22,8 @@ with log_to(snakemake.log[0]):
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     asked = asked_items(items, heldout_for(wildcards.run, heldout), params.blocks)
-    made_with = [params.model, params.evaluation, params.code]
-    if params.strength is not None:
-        made_with.append(params.strength)
     job = provenance(
-        made_with,
+        [params.model, params.strength, params.evaluation, params.code],
         [model_folder, base] if base else [model_folder],
         adapter,
     )

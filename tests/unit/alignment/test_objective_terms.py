@@ -7,7 +7,6 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
-import tiny_models
 import torch
 from peft import PeftModel, get_peft_model
 from preferences import make_pairs
@@ -25,16 +24,6 @@ from trl.trainer.utils import add_fused_lm_head
 
 ANCHOR = {"attributes": ["Religion"], "weight": 0.5}
 REPLAY = {"attributes": ["Religion"], "weight": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_models.make(tmp_path_factory.mktemp("model"), "llama", pad_is_eos=True)
 
 
 def prompts(n: int = 6) -> pd.DataFrame:

@@ -4,8 +4,6 @@ import os
 import signal
 
 import pytest
-import tiny_models
-import torch
 from preferences import make_pairs
 from spillover.alignment import shared_prefix_dpo
 from spillover.core.errors import InputError
@@ -13,12 +11,6 @@ from tiny_training import train
 
 FILE = "adapter_model.safetensors"
 SETTINGS = {"training": {"epochs": 2, "checkpoint_steps": 1}}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    torch.set_num_threads(1)
-    return tiny_models.make(tmp_path_factory.mktemp("model"), "llama", pad_is_eos=True)
 
 
 @pytest.fixture

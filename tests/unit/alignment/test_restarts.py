@@ -12,7 +12,6 @@ import time
 
 import pandas as pd
 import pytest
-import tiny_models
 import torch
 from preferences import make_pairs
 from safetensors.torch import load_file
@@ -20,16 +19,6 @@ from spillover.alignment import checkpoints as saved
 from spillover.alignment import shared_prefix_dpo
 from spillover.core.errors import InputError
 from tiny_training import train, weights
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_models.make(tmp_path_factory.mktemp("model"), "llama", pad_is_eos=True)
 
 
 def test_out_of_memory_halves_what_runs_at_once(folder, tmp_path, monkeypatch, caplog):

@@ -7,7 +7,6 @@ import shutil
 import datasets
 import numpy as np
 import pytest
-import tiny_models
 import torch
 from peft import PeftModel
 from preferences import make_pairs
@@ -21,16 +20,6 @@ from spillover.models.load import load_model, load_tokenizer
 from spillover.models.tokens import encode_chat, letter_tokens
 from tiny_training import train, weights
 from trl import DPOConfig, DPOTrainer
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_models.make(tmp_path_factory.mktemp("model"), "llama", pad_is_eos=True)
 
 
 def test_adapter_loads_with_peft_and_has_learnt(folder, tmp_path):

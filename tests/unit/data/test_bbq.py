@@ -158,3 +158,13 @@ def test_targeted_attributes_are_evaluated_on_held_out_items_only(bbq_items):
     assert aligned["block"].nunique() == 20
     assert not set(aligned["item_id"]) & set(train["item_id"])
     assert set(aligned["item_id"]) < set(base["item_id"])
+
+
+def test_what_several_held_out_is_common_to_those_that_touched_an_attribute():
+    one, other = (
+        pd.DataFrame({"item_id": ids})
+        for ids in (["Age:1", "Age:2", "SES:1"], ["Age:2", "Age:3", "Religion:7"])
+    )
+    common = samples.heldout_by_all([one, other])
+    assert common["item_id"].tolist() == ["Age:2", "SES:1", "Religion:7"]
+    assert samples.heldout_by_all([one])["item_id"].tolist() == one["item_id"].tolist()

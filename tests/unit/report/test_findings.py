@@ -37,7 +37,7 @@ def matrix() -> pd.DataFrame:
 
 
 def test_the_cell_that_holds_is_told_with_its_numbers(matrix):
-    said = "\n".join(findings.matrix(matrix))
+    said = "\n".join(findings.matrix(matrix, 0.05))
     assert "2 alignments, each net of its control" in said
     assert "of 4 ambiguous cells off the diagonal 0 improved, 1 degraded" in said
     assert "of 4 disambiguated cells off the diagonal 0 improved, 0 degraded" in said
@@ -48,7 +48,7 @@ def test_the_cell_that_holds_is_told_with_its_numbers(matrix):
 
 def test_nothing_is_said_to_hold_where_nothing_does(matrix):
     matrix["verdict"] = "inconclusive"
-    said = "\n".join(findings.matrix(matrix))
+    said = "\n".join(findings.matrix(matrix, 0.05))
     assert "No single cell holds after correction." in said
     assert "| religion |" not in said
 

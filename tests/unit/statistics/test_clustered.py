@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import statsmodels.api as sm
 from scipy import stats
-from spillover.statistics.clustered import ClusteredMean, clustered_mean, equivalence_p, sign_flip_p
+from spillover.statistics.clustered import (
+    ClusteredMean,
+    clustered_mean,
+    draw_clusters,
+    equivalence_p,
+    sign_flip_p,
+)
 
 STREAM = np.random.SeedSequence(0)
 
@@ -134,3 +140,12 @@ def test_equivalence_is_two_one_sided_t_tests():
 @pytest.mark.parametrize(("value", "p"), [(0, 0), (0.019, 0), (0.02, 1), (-0.5, 1)])
 def test_without_any_variation_equivalence_is_plain_comparison(value, p):
     assert equivalence_p(ClusteredMean(value, 0.0, 5), 0.02) == p
+
+
+def test_means_of_clusters_that_are_drawn_anew_vary_as_their_standard_error():
+    values = np.random.default_rng(0).normal(size=6)
+    weights = draw_clusters(6, 20_000, STREAM)
+    assert weights[0].tolist() == [1] * 6
+    means = weights[1:] @ values / weights[1:].sum(1)
+    assert means.std() == pytest.approx(values.std(ddof=1) / np.sqrt(6), rel=0.02)
+    assert (draw_clusters(1, 10, STREAM) == 1).all()

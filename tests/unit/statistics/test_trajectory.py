@@ -9,21 +9,9 @@ SETTINGS = {"alpha": 0.05, "resamples": 500, "seed": 0}
 
 
 @pytest.fixture
-def items() -> pd.DataFrame:
-    """Twenty templates of four items for a target and two other attributes."""
-    return pd.DataFrame(
-        [
-            {
-                "item_id": f"{name}:{4 * template + item}",
-                "attribute": name,
-                "context_condition": "ambig" if item < 2 else "disambig",
-                "template": f"{name}:{template}",
-            }
-            for name in ("Age", "Religion", "SES")
-            for template in range(20)
-            for item in range(4)
-        ]
-    )
+def items(make_templates) -> pd.DataFrame:
+    """A target and two other attributes."""
+    return make_templates("Age", "Religion", "SES")
 
 
 def changed(items: pd.DataFrame, target: float, others: float, seed: int = 0) -> pd.Series:

@@ -9,13 +9,17 @@ from spillover import derived, other_attributes
 from spillover.core.errors import InputError
 
 
-def arms_of(config: Mapping) -> list[str]:
-    """The arms: those that are named, or else all alignments that are no mere control."""
+def shown(config: Mapping) -> list[str]:
+    """Alignments that are no mere control of another."""
     alignments = config["alignments"]
     controls = {alignment["control"] for alignment in alignments.values()}
-    shown = [name for name in alignments if alignments[name]["control"] or name not in controls]
+    return [name for name in alignments if alignments[name]["control"] or name not in controls]
+
+
+def arms_of(config: Mapping) -> list[str]:
+    """The arms: those that are named, or else all alignments that are no mere control."""
     reference = config["ranking"]["reference"]
-    return list(dict.fromkeys([reference, *config["ranking"].get("arms", shown)]))
+    return list(dict.fromkeys([reference, *config["ranking"].get("arms", shown(config))]))
 
 
 def judged(config: Mapping) -> list[str]:

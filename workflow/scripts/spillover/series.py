@@ -5,6 +5,7 @@ Read whenever Snakemake starts, as the study is.
 
 from collections.abc import Mapping
 
+from spillover import arms
 from spillover.elsewhere import is_trained
 from spillover.study import MADE_OF
 
@@ -23,12 +24,7 @@ def series_of(config: Mapping) -> list[dict]:
     ``strength``, ``rank`` : what is derived from one alignment, and itself (strength 1, its rank).
     """
     alignments, shares = config["alignments"], config["evaluation"]["checkpoints"]
-    controls = {alignment["control"] for alignment in alignments.values()}
-    shown = {
-        name: alignment
-        for name, alignment in alignments.items()
-        if alignment["control"] or name not in controls
-    }
+    shown = {name: alignments[name] for name in arms.shown(config)}
     found = []
     for name, alignment in shown.items():
         if shares and is_trained(alignment):
@@ -42,7 +38,10 @@ def series_of(config: Mapping) -> list[dict]:
             parts["pairs"] = {k: v for k, v in alignment["pairs"].items() if k != "max_items"}
             point = {"at": alignment["pairs"]["max_items"], "alignment": name}
             sizes.setdefault(str(parts), []).append(point)
-    found += _rising("items", [points for points in sizes.values() if len(points) > 1])
+    for points in sizes.values():
+        if len(points) > 1:
+            largest = max(points, key=_at)["alignment"]
+            found.append({"along": "items", "of": largest, "points": sorted(points, key=_at)})
     for along, key in (("strength", "strength"), ("rank", "truncate_rank")):
         derived_from: dict[str, list[dict]] = {}
         for name, alignment in shown.items():
@@ -51,14 +50,13 @@ def series_of(config: Mapping) -> list[dict]:
                 points = derived_from.setdefault(derive["from"], [])
                 points.append({"at": derive[key], "alignment": name})
         for source, points in derived_from.items():
-            whole = 1.0 if along == "strength" else alignments[source]["lora"]["r"]
-            if is_trained(alignments[source]) or along == "strength":
-                points.append({"at": whole, "alignment": source})
-            found += [one | {"of": source} for one in _rising(along, [points])]
+            if along == "strength":
+                points.append({"at": 1.0, "alignment": source})
+            elif is_trained(alignments[source]):  # the rank of others is in their files
+                points.append({"at": alignments[source]["lora"]["r"], "alignment": source})
+            found.append({"along": along, "of": source, "points": sorted(points, key=_at)})
     return found
 
 
-def _rising(along: str, groups: list[list[dict]]) -> list[dict]:
-    """Series of groups of points, each in the order of the quantity."""
-    ordered = [sorted(points, key=lambda point: point["at"]) for points in groups]
-    return [{"along": along, "of": points[-1]["alignment"], "points": points} for points in ordered]
+def _at(point: Mapping) -> float:
+    return point["at"]

@@ -17,7 +17,7 @@ from spillover.models.adapters import CONFIG, check_adapter
 from spillover.models.architecture import read_config, without_weights
 
 # Those that drop parts of A and B, and so need a density.
-PRUNING = ("ties", "dare_ties", "dare_linear")
+PRUNING = ("ties", "dare_ties")
 METHODS = ("linear", "cat", *PRUNING)
 DENSITY = 0.5
 
@@ -89,8 +89,8 @@ def merge(
       adapter's B with another's A among it. It is not the sum of w dW: n times the same adapter
       with weights 1/n make n times its update.
     - ``ties`` (Yadav et al. 2023) drops all but the largest of each A and B and takes, element by
-      element, the mean of those of the majority's sign; ``dare_linear`` and ``dare_ties``
-      (Yu et al. 2024) drop at random and scale up what is left. Both work on A and B, not on dW.
+      element, the mean of those of the majority's sign; ``dare_ties`` (Yu et al. 2024) drops at
+      random instead, and scales up what is left. Both work on A and B, not on dW.
       n times the same adapter with weights 1/n make 1/n of its update by ``ties``: its mean is
       over the adapters already.
 

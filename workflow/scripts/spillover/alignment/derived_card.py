@@ -6,6 +6,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import ModelCardData
 
+from spillover.alignment.model_card import of_base
+
 TEXT = """\
 ---
 {data}
@@ -48,7 +50,7 @@ def write(
 
     Parameters
     ----------
-    source : as in :func:`model_card.write`.
+    source : as in :func:`spillover.alignment.model_card.write`.
     settings : ``from`` and ``truncate_rank``; or ``merge``, ``method``, ``weights``, ``density``.
     parts : the adapters that it was made of, and the SHA-256 of their weights' files.
     """
@@ -64,16 +66,11 @@ def write(
         tags=["lora", "bbq", "fairness"],
         pipeline_tag="text-generation",
     )
-    names = ("repo", "requirement", "path")
     text = TEXT.format(
         data=metadata.to_yaml(),
         title=title,
         how=how,
-        load=f'"{source["repo"]}", revision="{source["commit"]}"'
-        if "repo" in source
-        else '"path/to/base"',
-        base=next((str(source[name]) for name in names if name in source), "not recorded"),
-        revision=source.get("commit") or source.get("sha256") or "not recorded",
+        **of_base(source),
         seed=seed,
         parts="\n".join(
             f"| made of | {name}, sha256 `{sha256}` |" for name, sha256 in parts.items()

@@ -51,6 +51,25 @@ about which is right. It is there to be compared with, and aligned for nothing.
 """
 
 
+def of_base(source: Mapping) -> dict[str, str]:
+    """What a card says of an adapter's base: its name, its revision, and how to load it.
+
+    Parameters
+    ----------
+    source : as in :func:`write`.
+    """
+    names = ("repo", "requirement", "path")
+    base = next((str(source[name]) for name in names if name in source), "not recorded")
+    load = '"path/to/base"'
+    if "repo" in source:
+        load = f'"{source["repo"]}", revision="{source["commit"]}"'
+    return {
+        "base": f"{base} ({source['file']})" if "file" in source else base,
+        "revision": source.get("commit") or source.get("sha256") or "not recorded",
+        "load": load,
+    }
+
+
 def write(
     folder: str | Path,
     source: Mapping,
@@ -78,8 +97,6 @@ def write(
     results : where the evaluation of this adapter is, if it is known.
     share : of training's steps, of which the learning rate was meant for all.
     """
-    names = ("repo", "requirement", "path")
-    base = next((str(source[name]) for name in names if name in source), "not recorded")
     metadata = ModelCardData(
         library_name="peft",
         base_model=source.get("repo"),
@@ -90,20 +107,13 @@ def write(
         settings = {**settings, "chat_template": chat_template}
     data, pairs = data or {}, (data or {}).get("pairs", {})
     control = pairs.get("preferences") == "shuffled"
-    load = (
-        f'"{source["repo"]}", revision="{source["commit"]}"'
-        if "repo" in source
-        else '"path/to/base"'
-    )
     text = TEXT.format(
-        load=load,
+        **of_base(source),
         title=CONTROL if control else "aligned by DPO for fairness on BBQ",
         note=NOTE if control else "",
         target=", ".join(data.get("target", [])) or "not recorded",
         form=f" ({pairs['format']}, preferences {pairs['preferences']})" if pairs else "",
         data=metadata.to_yaml(),
-        base=f"{base} ({source['file']})" if "file" in source else base,
-        revision=source.get("commit") or source.get("sha256") or "not recorded",
         quantization=quantization,
         dtype=dtype,
         n_pairs=n_pairs,

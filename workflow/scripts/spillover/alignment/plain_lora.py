@@ -17,8 +17,8 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from spillover.core.errors import InputError, first_line
-from spillover.models.adapters import CONFIG, WEIGHTS
+from spillover.core.errors import InputError
+from spillover.models.adapters import CONFIG, WEIGHTS, read_adapter_config
 from spillover.models.weights import read_header
 
 # PEFT's names of an adapter's tensors. An embedding's are parameters by themselves.
@@ -73,10 +73,7 @@ def read(folder: str | Path) -> PlainLora:
     """
     folder = Path(folder)
     file = folder / WEIGHTS
-    try:
-        config = PeftConfig.from_pretrained(folder, local_files_only=True)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{folder / CONFIG}: cannot be read: {first_line(error)}") from error
+    config = read_adapter_config(folder)
     _check_plain(folder, config)
     header = read_header(file)
     others = sorted(name for name in header if not TENSOR.fullmatch(name))

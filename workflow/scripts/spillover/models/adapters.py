@@ -33,7 +33,7 @@ def check_adapter(folder: str | Path, base: str | Path, said: str | None = None)
         tensors are missing, left over or of other shapes.
     """
     folder = Path(folder)
-    config = _read_config(folder)
+    config = read_adapter_config(folder)
     _check_base(folder, config, Path(base), said)
     read_header(folder / WEIGHTS)
     model = without_weights(read_config(base))
@@ -60,7 +60,7 @@ def attach(model: torch.nn.Module, folder: str | Path) -> PeftModel:
     InputError
         If tensors are missing, left over or of other shapes.
     """
-    _read_config(Path(folder))
+    read_adapter_config(Path(folder))
     adapted = PeftModel.from_pretrained(model, folder, local_files_only=True)
     refuse_faults(folder, adapted)
     return adapted
@@ -95,7 +95,14 @@ def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _read_config(folder: Path) -> PeftConfig:
+def read_adapter_config(folder: Path) -> PeftConfig:
+    """PEFT's configuration of an adapter's folder.
+
+    Raises
+    ------
+    InputError
+        If its two files are not there, or it cannot be read.
+    """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise InputError(

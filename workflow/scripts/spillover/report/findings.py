@@ -12,20 +12,15 @@ from spillover.report.figures import CONTEXT_NAMES
 from spillover.statistics.ranking import answer
 
 VERDICTS = ("improved", "degraded", "equivalent", "inconclusive")
-# What series are called along which a change is followed.
-ALONG = {
-    "items": "the number of items trained on",
-    "strength": "the strength of the alignment",
-    "rank": "the rank that is kept of the adapter",
-}
 
 
-def matrix(table: pd.DataFrame) -> list[str]:
+def matrix(table: pd.DataFrame, alpha: float) -> list[str]:
     """What a spillover matrix holds: cells that stand after correction, and the diagonal.
 
     Parameters
     ----------
     table : ``matrix.tsv`` of one model. Cells net of a control, where there are any.
+    alpha : level of the tests.
     """
     minus = table["minus"].fillna("")
     net = table[minus.ne("")] if minus.ne("").any() else table
@@ -60,7 +55,7 @@ def matrix(table: pd.DataFrame) -> list[str]:
                 ],
             )
         )
-    bias = cells[cells["bias_p_adjusted"] < 0.05]
+    bias = cells[cells["bias_p_adjusted"] < alpha]
     paragraphs.append(
         "Bias scores: "
         + (
@@ -87,7 +82,7 @@ def matrix(table: pd.DataFrame) -> list[str]:
     return paragraphs
 
 
-def profiles(table: pd.DataFrame) -> list[str]:
+def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
     """Who spills, who suffers, how asymmetric and how similar: ``profiles.tsv`` of one model."""
     paragraphs = []
     for context, name in CONTEXT_NAMES.items():
@@ -101,7 +96,7 @@ def profiles(table: pd.DataFrame) -> list[str]:
             if rows.empty:
                 continue
             lowest = rows.iloc[0]
-            held = sum(rows["p_adjusted"] < 0.05)
+            held = sum(rows["p_adjusted"] < alpha)
             parts.append(
                 f"{what} {_name(lowest[column])} ({points(lowest['value'])}, "
                 f"{interval(lowest['low'], lowest['high'])}; the lowest in "
@@ -112,7 +107,7 @@ def profiles(table: pd.DataFrame) -> list[str]:
         paragraphs.append(f"In {name} contexts " + "; ".join(parts) + ".")
     uneven = table[table["measure"] == "asymmetry"]
     if len(uneven):
-        held = uneven[uneven["p_adjusted"] < 0.05]
+        held = uneven[uneven["p_adjusted"] < alpha]
         paragraphs.append(
             f"Of {len(uneven)} pairs of alignments and contexts, {len(held)} do not do to each "
             "other the same, after correction"

@@ -114,6 +114,24 @@ def pair(items: pd.DataFrame, base: pd.DataFrame, aligned: Mapping[object, pd.Da
     )
 
 
+def net_change(
+    items: pd.DataFrame,
+    base: pd.DataFrame,
+    of: Mapping[object, pd.DataFrame],
+    minus: Mapping[object, pd.DataFrame] | None = None,
+) -> pd.Series:
+    """Each item's change of correctness by an alignment, less that by its control, by item_id.
+
+    Parameters
+    ----------
+    items, base : as for :func:`pair`.
+    of, minus : predictions by seed of the alignment, and of its control if it has one.
+    """
+    change = pair(items, base, of)
+    values = change.change - (pair(items, base, minus).change if minus else 0.0)
+    return pd.Series(values, index=change.items["item_id"].to_numpy())
+
+
 def compare(
     items: pd.DataFrame,
     base: pd.DataFrame,

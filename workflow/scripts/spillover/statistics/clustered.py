@@ -60,6 +60,23 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> ClusteredMean:
     return ClusteredMean(mean, float(np.sqrt((k - 1) / k * np.sum(leave_one_out**2))), k)
 
 
+def draw_clusters(k: int, draws: int, stream: np.random.SeedSequence) -> np.ndarray:
+    """Weights of k clusters as they are, and when they are drawn anew many times.
+
+    k - 1 are drawn of k and weighted up by k / (k - 1), without which a mean of few varies too
+    little from draw to draw (Rao and Wu 1988). A single cluster cannot vary.
+
+    Returns
+    -------
+    (1 + draws, k); the first row is all 1.
+    """
+    weights = np.ones((1 + draws, k))
+    if k > 1:
+        drawn = np.random.default_rng(stream).multinomial(k - 1, np.full(k, 1 / k), size=draws)
+        weights[1:] = drawn * k / (k - 1)
+    return weights
+
+
 def sign_flip_p(
     values: np.ndarray,
     clusters: np.ndarray,

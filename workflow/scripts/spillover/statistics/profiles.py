@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from spillover.statistics.changes import pair, stream
-from spillover.statistics.clustered import ClusteredMean, clustered_mean, sign_flip_p
+from spillover.statistics.changes import stream
+from spillover.statistics.clustered import ClusteredMean, clustered_mean, draw_clusters, sign_flip_p
 from spillover.statistics.corrections import adjust
 from spillover.statistics.tables import exact_zeros
 
@@ -107,24 +107,6 @@ def profiles(
     return exact_zeros(table)
 
 
-def net_change(
-    items: pd.DataFrame,
-    base: pd.DataFrame,
-    of: Mapping[object, pd.DataFrame],
-    minus: Mapping[object, pd.DataFrame] | None = None,
-) -> pd.Series:
-    """Each item's change of correctness by an alignment, less that by its control, by item_id.
-
-    Parameters
-    ----------
-    items, base : as for :func:`spillover.statistics.changes.pair`.
-    of, minus : predictions by seed of the alignment, and of its control if it has one.
-    """
-    change = pair(items, base, of)
-    values = change.change - (pair(items, base, minus).change if minus else 0.0)
-    return pd.Series(values, index=change.items["item_id"].to_numpy())
-
-
 def _mean(items: pd.DataFrame, values: pd.Series, settings: Mapping) -> dict:
     """A clustered mean with interval and test."""
     values, templates = values.to_numpy().copy(), items["template"].to_numpy()
@@ -175,9 +157,8 @@ def _asymmetry(cells: Mapping, one: str, other: str, targets: Mapping, settings:
 class _Drawn:
     """Every cell of a matrix, with templates drawn anew within attributes many times.
 
-    Of k templates k - 1 are drawn and weighted up, without which a mean of few varies too little
-    from draw to draw (Rao and Wu 1988). ``sums`` and ``counts`` are (draws, attributes, contexts,
-    alignments); the first draw is the items as they are.
+    ``sums`` and ``counts`` are (draws, attributes, contexts, alignments); the first draw is the
+    items as they are.
     """
 
     def __init__(self, wide: pd.DataFrame, names: list[str], settings: Mapping):
@@ -190,13 +171,8 @@ class _Drawn:
             of = wide[wide["attribute"] == attribute]
             codes, templates = pd.factorize(of["template"])
             k = len(templates)
-            draws = np.ones((settings["resamples"], k))  # a single template cannot vary
-            if k > 1:
-                generator = np.random.default_rng(stream(settings, of))
-                draws = generator.multinomial(k - 1, np.full(k, 1 / k), size=len(draws))
-                draws = draws * k / (k - 1)
             self.varies[i] = k > 1
-            weights = np.vstack([np.ones(k), draws])
+            weights = draw_clusters(k, settings["resamples"], stream(settings, of))
             for j, context in enumerate(self.contexts):
                 here = (of["context_condition"] == context).to_numpy()
                 values = of.loc[here, names].to_numpy(float)

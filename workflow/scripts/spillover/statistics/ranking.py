@@ -92,11 +92,10 @@ def ranking(
         others, target = (here[here["attribute"].isin(list(names))] for names in (judged, targets))
         for arm in changes:
             row = {"arm": arm, "context": context, **_worst(others, arm, settings)}
-            row |= {"others": others[arm].mean()}
-            row["others_low"], row["others_high"] = _mean(others, arm).interval(settings["alpha"])
-            gain = _mean(target, arm)
-            row["gain"] = gain.value
-            row["gain_low"], row["gain_high"] = gain.interval(settings["alpha"])
+            for what, of in (("gain", target), ("others", others)):
+                estimate = _mean(of, arm)
+                row[what] = estimate.value
+                row[f"{what}_low"], row[f"{what}_high"] = estimate.interval(settings["alpha"])
             if arm != reference:
                 row |= _against(others, target, arm, reference, settings)
             rows.append(row)

@@ -7,7 +7,9 @@ import pandas as pd
 from spillover.core.errors import InputError
 from spillover.core.files import read_table
 from spillover.data import answers
+from spillover.data.samples import asked_items, heldout_for
 from spillover.scoring import parsing
+from spillover.statistics.changes import net_change
 
 
 def read_run(files: Sequence[str], items: pd.DataFrame, asked: pd.DataFrame) -> pd.DataFrame:
@@ -52,3 +54,30 @@ def items_of(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     if unknown:
         raise InputError(f"predictions: {unknown} of their items are not among the study's items")
     return asked
+
+
+def read_change(
+    files_by_run: Mapping[str, Sequence[str]],
+    of: str,
+    minus: str | None,
+    items: pd.DataFrame,
+    heldout: Mapping[str, pd.DataFrame],
+    n_blocks: int | None,
+) -> pd.Series:
+    """Each item's change of correctness by an alignment, net of another's, by ``item_id``.
+
+    Parameters
+    ----------
+    files_by_run : files of the ``base`` and of each aligned run.
+    of, minus : the alignment and, if there is one, its control.
+    items : item tables of the study's attributes.
+    heldout, n_blocks : what decides on the items that were asked
+        (:func:`spillover.data.samples.asked_items`).
+    """
+    asked = asked_items(items, heldout_for(of, heldout), n_blocks)
+    base = read_run(files_by_run["base"], items, asked)
+    change, control = (
+        name and read_seeds(files_by_run, name, items, asked) for name in (of, minus)
+    )
+    answered = items_of(items, next(iter(change.values())))
+    return net_change(answered, base, change, control)

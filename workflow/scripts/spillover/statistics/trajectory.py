@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from spillover.statistics.changes import stream
-from spillover.statistics.clustered import clustered_mean
+from spillover.statistics.clustered import clustered_mean, draw_clusters
 from spillover.statistics.tables import exact_zeros
 
 COLUMNS = [
@@ -46,6 +46,18 @@ TIMING_COLUMNS = [
 ]
 # Attributes together, and whether they are the targets.
 POOLED = {"targeted": True, "untargeted": False}
+
+
+def kinds_of(alignment: str, controls: Mapping[str, str]) -> dict[str, tuple[str, str | None]]:
+    """What is followed of an alignment, as the one that changes and the one it is net of.
+
+    ``raw`` is the alignment as it is; with a control there are ``control``, that as it is, and
+    ``net``, the one without the other.
+    """
+    control = controls.get(alignment)
+    if control is None:
+        return {"raw": (alignment, None)}
+    return {"raw": (alignment, None), "control": (control, None), "net": (alignment, control)}
 
 
 def point(
@@ -129,10 +141,6 @@ def timing(
         (target_low, target_high), (low, high) = (
             ends[name].interval(settings["alpha"]) for name in POOLED
         )
-        drawn = _leads(here, [0.0, *shares], settings)
-        lead_low, lead_high = np.nanquantile(
-            drawn[1:], [settings["alpha"] / 2, 1 - settings["alpha"] / 2]
-        )
         row = {
             "context": context,
             "target_change": ends["targeted"].value,
@@ -145,6 +153,10 @@ def timing(
         if not (_apart(target_low, target_high) and _apart(low, high)):
             rows.append(row | {"verdict": "no change to time"})
             continue
+        drawn = _leads(here, [0.0, *shares], settings)
+        lead_low, lead_high = np.nanquantile(
+            drawn[1:], [settings["alpha"] / 2, 1 - settings["alpha"] / 2]
+        )
         side = "before" if lead_low > 0 else "after" if lead_high < 0 else "not told apart"
         row |= {"lead": drawn[0], "lead_low": lead_low, "lead_high": lead_high, "verdict": side}
         rows.append(row)
@@ -177,9 +189,7 @@ def _leads(here: list[pd.DataFrame], shares: list[float], settings: Mapping) -> 
         for _, of in last[last["targeted"] == is_so].groupby("attribute"):
             codes, templates = pd.factorize(of["template"])
             k = len(templates)
-            rng = np.random.default_rng(stream(settings, of))
-            draws = rng.multinomial(k, np.full(k, 1 / k), size=settings["resamples"])
-            weights = np.vstack([np.ones(k), draws])
+            weights = draw_clusters(k, settings["resamples"], stream(settings, of))
             at = np.column_stack(
                 [np.bincount(codes, table.loc[of.index, "change"], minlength=k) for table in here]
             )

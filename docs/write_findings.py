@@ -1,6 +1,7 @@
 """Write docs/findings.md from the tables of the studies that come along: make findings.
 
-Every number is read from a table. A study that has not been run is left out, and named.
+Every number is read from a table. What the document says of a study that has no results here
+stays as it is.
 """
 
 import importlib.metadata
@@ -54,11 +55,13 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
     models = ", ".join(config["models"])
     blocks = config["evaluation"]["blocks_per_attribute"]
     seeds = ", ".join(map(str, config.get("seeds", [0])))
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     parts = [
-        f"## {TITLES[study]}",
         f"`make study STUDY=studies/{study}.yaml`, {made}: {models}, {blocks} blocks of four items "
-        f"an attribute, seed {seeds}.",
+        f"an attribute, seed {seeds}; Python {platform.python_version()}, {versions}.",
     ]
+    for old in figures.glob(f"{study}_*.svg"):
+        old.unlink()
     parts += _said(folder, config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
         if path.name.startswith(("matrix_", "along_", "ranking_")):
@@ -86,22 +89,27 @@ def _said(folder: Path, alpha: float) -> list[str]:
     return parts
 
 
+def earlier(document: Path) -> dict[str, str]:
+    """What the document says now, by title."""
+    if not document.is_file():
+        return {}
+    sections = document.read_text().split("\n## ")[1:]
+    return {title: text.strip() for title, _, text in (part.partition("\n") for part in sections)}
+
+
 def main() -> None:
     # Results lie where Snakemake was started.
     results, target = Path("results"), ROOT / "docs/findings.md"
     figures = ROOT / "docs/findings"
-    shutil.rmtree(figures, ignore_errors=True)
-    figures.mkdir()
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    parts = [HEAD.rstrip(), f"Written under Python {platform.python_version()}, {versions}."]
-    for study in TITLES:
+    figures.mkdir(exist_ok=True)
+    said = earlier(target)
+    parts = [HEAD.rstrip()]
+    for study, title in TITLES.items():
+        parts.append(f"## {title}")
         if (results / study / "spillover.tsv").is_file():
             parts += section(study, results, figures)
         else:
-            parts += [
-                f"## {TITLES[study]}",
-                f"Not run yet: `make study STUDY=studies/{study}.yaml`.",
-            ]
+            parts.append(said.get(title, f"Not run yet: `make study STUDY=studies/{study}.yaml`."))
     target.write_text("\n\n".join(parts) + "\n")
 
 

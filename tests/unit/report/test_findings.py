@@ -1,5 +1,8 @@
 """What is said of tables in words: numbers of the tables, and no others."""
 
+import importlib.util
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from spillover.report import findings, rankings, trajectories
@@ -141,3 +144,44 @@ def test_a_figure_along_training_begins_at_the_base_and_shows_the_control(trajec
     assert lines["targeted"].get_ydata() == pytest.approx([0.0, 10.0, 30.0])
     assert lines["control, untargeted"].get_ydata() == pytest.approx([0.0, -1.0, -1.0])
     assert [text.get_text() for text in figure.axes[0].texts] == ["SES"]
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """docs/findings.md as the command writes it, in a folder of its own."""
+    spec = importlib.util.spec_from_file_location("write_findings", ROOT / "docs/write_findings.py")
+    command = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(command)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "studies").symlink_to(ROOT / "studies")
+
+    def write() -> str:
+        command.main()
+        return (tmp_path / "docs/findings.md").read_text()
+
+    return write
+
+
+def test_what_is_said_of_a_study_without_results_here_stays(written, trajectory, tmp_path):
+    assert written().count("Not run yet: `make study STUDY=studies/") == 4
+    results = tmp_path / "results/trajectory"
+    (results / "figures").mkdir(parents=True)
+    (results / "spillover.tsv").write_text("")
+    (results / "figures/along_training.svg").write_text("<svg/>")
+    trajectory.to_csv(results / "trajectory.tsv", sep="\t", index=False)
+    row = {"of": "gender", "context": "ambig", "target_change": 0.1, "verdict": "later"}
+    missing = ("minus", "target_low", "target_high", "lead", "lead_low", "lead_high")
+    missing += ("spillover_change", "spillover_low", "spillover_high")
+    timing = pd.DataFrame([row | dict.fromkeys(missing)])
+    timing.to_csv(results / "timing.tsv", sep="\t", index=False)
+    said = written()
+    assert "| 0.5 | +10.0 (+8.0 to +12.0) | +6.0 (+4.0 to +8.0) |" in said
+    assert "![along training](findings/trajectory_along_training.svg)" in said
+    assert (tmp_path / "docs/findings/trajectory_along_training.svg").is_file()
+    (tmp_path / "results").rename(tmp_path / "elsewhere")
+    assert written() == said

@@ -102,7 +102,7 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
                 f"{interval(lowest['low'], lowest['high'])}; the lowest in "
                 f"{100 * lowest['worst_share']:.0f} % of draws of templates), and {held} of "
                 f"{len(rows)} differ from 0 after correction, "
-                f"{sum((rows['p_adjusted'] < 0.05) & (rows['value'] < 0))} of them for the worse"
+                f"{sum((rows['p_adjusted'] < alpha) & (rows['value'] < 0))} of them for the worse"
             )
         paragraphs.append(f"In {name} contexts " + "; ".join(parts) + ".")
     uneven = table[table["measure"] == "asymmetry"]

@@ -2,8 +2,8 @@
 # make plan    what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs
 # make unlock  after Snakemake was killed, before the next start
 # make export  answers and scores of every run, in the forms that other tools read
-# make findings  docs/findings.md from the studies that come along (hours; what is made stays);
-#                FINDINGS=matrix does one alone and leaves what is said of the others
+# make findings  docs/findings.md from four studies that come along (hours; what is made stays);
+#                FINDINGS=matrix runs one alone; of those without results the document stays as it is
 # make test    every test
 # make env     the environment only
 # make lint    the checks of style

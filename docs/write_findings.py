@@ -31,13 +31,13 @@ TITLES = {
 HEAD = """\
 # Findings
 
-What the studies that come with this workflow found, written by `make findings` from their tables
+What four studies that come with this workflow found, written by `make findings` from their tables
 in `results/`; no number of a result was typed. Changes are of accuracy, in points, unless it says
 otherwise; intervals are at level 1 - alpha (95 % unless the study says otherwise) and by template.
 How a verdict comes about: [statistics.md](statistics.md).
 
-What holds here holds for one model of 135 million parameters, asked in words, on samples of BBQ.
-It shows what the workflow can see, and is no claim about other models.
+What holds here holds for the models that are named, asked in words, on samples of BBQ. It shows
+what the workflow can see, and is no claim about other models.
 """
 
 

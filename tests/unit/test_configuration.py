@@ -46,9 +46,11 @@ def test_the_studies_that_come_along_are_valid(name):
             "alignments.gender-64: has no control",
             "alignments.religion-64: has no control",
         ],
-        "studies/trajectory.yaml": [
-            f"alignments.strength-{strength}: has no control" for strength in ("0.5", "1.5", "2")
-        ],
+    }
+    few = "evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold"
+    without |= {
+        f"studies/{name}.yaml": [*without.get(f"studies/{name}.yaml", []), few]
+        for name in ("trajectory", "sizes", "mitigation")
     }
     told = [": ".join(note.split(": ")[:2]) for note in notes]
     assert told == without.get(name, [])
@@ -292,6 +294,19 @@ def test_an_alignment_without_control_is_allowed_and_said(config):
         f"alignments.{name}: has no control: what of a change comes from training at all"
         for name in ("gender", "gender-shuffled")
     ]
+
+
+def test_a_matrix_in_which_no_cell_could_hold_is_said():
+    config = read("studies/matrix.yaml")
+    assert study.notes(check(config)) == []
+    config["evaluation"]["blocks_per_attribute"] = 12
+    assert study.notes(check(config)) == []
+    # 2 / 2^11 of 72 cells is 0.07.
+    config["evaluation"]["blocks_per_attribute"] = 11
+    (note,) = study.notes(check(config))
+    assert "with 72 untargeted cells 12 are the least, found 11" in note
+    config["statistics"] = {"correction": "fdr_bh"}
+    assert study.notes(check(config)) == []
 
 
 def test_a_control_that_is_trained_otherwise_is_allowed_and_said(config):

@@ -53,8 +53,10 @@ def check(config: Mapping) -> None:
     arms = arms_of(config)
     for arm in arms:
         if not set(targets) <= set(alignments[arm]["target"]):
+            unnamed = "" if "arms" in config["ranking"] else "; name the arms, or all are"
             raise InputError(
                 f"ranking.arms: {arm} does not target {', '.join(targets)}, as {reference} does"
+                f"{unnamed}"
             )
     if len(arms) < 2:
         raise InputError("ranking.arms: expected at least one beside the reference, found none")

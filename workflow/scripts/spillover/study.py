@@ -5,6 +5,7 @@ starts, so torch and its kin stay out.
 """
 
 import difflib
+import math
 from collections.abc import Collection, Mapping
 
 from spillover import arms, derived, other_attributes
@@ -144,7 +145,29 @@ def notes(config: Mapping) -> list[str]:
         "leakage is not known; of its targets all items are evaluated, seen in training or not"
         for name in unknown_leakage(config)
     ]
-    return lines
+    return lines + _too_few_blocks(config)
+
+
+def _too_few_blocks(config: Mapping) -> list[str]:
+    """Whether no cell of a matrix could hold after correction, however large (Holm)."""
+    statistics, evaluation = config["statistics"], config["evaluation"]
+    shown, n_blocks = arms.shown(config), evaluation["blocks_per_attribute"]
+    if len(shown) < 2 or n_blocks is None or statistics["correction"] != "holm":
+        return []
+    n_cells = sum(
+        attribute not in config["alignments"][name]["target"]
+        for name in shown
+        for attribute in evaluation["attributes"]
+    )
+    # A template a block at most; with as many templates there are 2^(templates - 1) flips.
+    needed = math.floor(math.log2(max(n_cells, 1) / statistics["alpha"])) + 2
+    if n_blocks >= needed:
+        return []
+    return [
+        f"evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold: with {n_cells} "
+        f"untargeted cells {needed} are the least, found {n_blocks}; what is pooled is not bound "
+        "by that"
+    ]
 
 
 def unknown_leakage(config: Mapping) -> list[str]:
@@ -304,7 +327,7 @@ def _check_same_items(config: Mapping, name: str, control: str) -> None:
         if found != expected:
             raise InputError(
                 f"{key}: expected an alignment with the same items, found {control} with "
-                f"{part}: {_yaml(found)} instead of {_yaml(expected)}"
+                f"{part}: {_yaml(found)} instead of {_yaml(expected)} (or control: null)"
             )
 
 

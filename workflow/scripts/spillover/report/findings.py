@@ -186,12 +186,15 @@ def series(table: pd.DataFrame, along: str) -> list[str]:
     """
     rows = table[(table["along"] == along) & table["attribute"].isin(["targeted", "untargeted"])]
     minus = rows["minus"].fillna("")
-    net = rows[minus.ne("")] if minus.ne("").any() else rows[minus.eq("")]
+    net, raw = rows[minus.ne("")], rows[minus.eq("")]
+    # A point without a control is no part of a series net of it.
+    has_controls = set(raw["at"]) == set(net["at"])
+    net = net if has_controls else raw[~raw["alignment"].isin(set(net["minus"]))]
     wide = net.pivot_table(
         ["delta_accuracy", "delta_low", "delta_high"], ["of", "at"], ["context", "attribute"]
     )
     cells = [(context, pool) for context in CONTEXT_NAMES for pool in ("targeted", "untargeted")]
-    net_of = "net of the control" if minus.ne("").any() else "without a control"
+    net_of = "net of the control" if has_controls else "as it is"
     return [
         f"Change of accuracy, points, {net_of}:",
         _table(

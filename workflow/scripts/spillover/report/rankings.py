@@ -17,9 +17,10 @@ def ranking(table: pd.DataFrame, model: str, alpha: float) -> Figure:
     table : ``ranking.tsv``.
     alpha : the intervals are at level 1 - alpha; those of the worst attribute are simultaneous.
 
-    The reference is a square; the line is the Pareto front: no arm is further up and to the
-    right of one on it. Filled: differs from the reference after correction. What the tests say
-    as a whole stands above each panel.
+    The reference is a square; the line is the Pareto front of gain and the lower ends of the
+    vertical intervals: no such end lies up and to the right of it. Filled: the worst attribute's
+    change differs from the reference's after correction. What the tests say as a whole stands
+    above each panel.
     """
     of_model = table[table["model"].astype(str) == str(model)]
     reference = of_model.loc[of_model["verdict"] == "reference", "arm"].iloc[0]
@@ -31,7 +32,14 @@ def ranking(table: pd.DataFrame, model: str, alpha: float) -> Figure:
         axes.axhline(0, color="0.8", lw=0.8)
         axes.axvline(0, color="0.8", lw=0.8)
         front = here[here["on_front"].astype(bool)].sort_values("gain")
-        axes.plot(100 * front["gain"], 100 * front["worst"], color="0.6", lw=1, zorder=1)
+        axes.plot(
+            100 * front["gain"],
+            100 * front["worst_low"],
+            drawstyle="steps-pre",
+            color="0.6",
+            lw=1,
+            zorder=1,
+        )
         for number, row in enumerate(here.itertuples(), 1):
             held = row.verdict not in ("reference", "not told apart")
             x, y = 100 * row.gain, 100 * row.worst

@@ -27,7 +27,8 @@ def trajectory(table: pd.DataFrame, model: str, along: str, of: str, alpha: floa
     alpha : the bands are intervals at level 1 - alpha.
 
     Thick: the untargeted attributes together and, in black, the targeted ones, with their
-    intervals; thin: each untargeted attribute; dashed: the control's untargeted ones together.
+    intervals; thin: each untargeted attribute; dashed: the control's untargeted ones together, if
+    every point has a control. Nothing is net of it.
     """
     series = table[
         (table["model"].astype(str) == str(model))
@@ -39,6 +40,8 @@ def trajectory(table: pd.DataFrame, model: str, along: str, of: str, alpha: floa
     controls = set(net["minus"])
     own = series[~series["alignment"].isin(controls)]
     control = series[series["alignment"].isin(controls)]
+    if set(control["at"]) != set(own["at"]):  # a line between few points would look measured
+        control = control.iloc[:0]
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (context, title) in zip(panels, CONTEXT_NAMES.items(), strict=True):

@@ -41,10 +41,13 @@ what the workflow can see, and is no claim about other models.
 """
 
 
-def read(folder: Path, name: str) -> pd.DataFrame | None:
-    """A table of a study, if it has it."""
+def read(folder: Path, name: str, model: str) -> pd.DataFrame | None:
+    """What a table of a study says of a model, if the study has it."""
     path = folder / f"{name}.tsv"
-    return pd.read_csv(path, sep="\t") if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path, sep="\t", dtype={"model": str})
+    return table[table["model"] == model]
 
 
 def section(study: str, results: Path, figures: Path) -> list[str]:
@@ -62,7 +65,10 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
     ]
     for old in figures.glob(f"{study}_*.svg"):
         old.unlink()
-    parts += _said(folder, config.get("statistics", {}).get("alpha", ALPHA))
+    for model in config["models"]:
+        if len(config["models"]) > 1:
+            parts.append(f"### {model}")
+        parts += _said(folder, model, config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
         if path.name.startswith(("matrix_", "along_", "ranking_")):
             shutil.copyfile(path, figures / f"{study}_{path.name}")
@@ -70,22 +76,22 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
     return parts
 
 
-def _said(folder: Path, alpha: float) -> list[str]:
-    """What the tables say, one after the other."""
+def _said(folder: Path, model: str, alpha: float) -> list[str]:
+    """What the tables say of a model, one after the other."""
     parts = []
-    trajectory = read(folder, "trajectory")
-    ranking = read(folder, "ranking")
+    trajectory = read(folder, "trajectory", model)
+    ranking = read(folder, "ranking", model)
     if ranking is not None:
         parts += findings.ranking(ranking)
-    elif (matrix := read(folder, "matrix")) is not None and trajectory is None:
+    elif (matrix := read(folder, "matrix", model)) is not None and trajectory is None:
         parts += findings.matrix(matrix, alpha)
-        parts += findings.profiles(read(folder, "profiles"), alpha)
-        parts += findings.overlap(read(folder, "overlap"))
+        parts += findings.profiles(read(folder, "profiles", model), alpha)
+        parts += findings.overlap(read(folder, "overlap", model))
     if ranking is None and trajectory is not None:
         for along in trajectory["along"].unique():
             parts += findings.series(trajectory, along)
             if along == "training":
-                parts += findings.timing(read(folder, "timing"))
+                parts += findings.timing(read(folder, "timing", model))
     return parts
 
 

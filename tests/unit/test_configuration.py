@@ -145,6 +145,18 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
             "bbq.sets.Age: BBQ has a set of this name",
         ),
         (
+            lambda c: c.update(bbq={"sets": {"all": {"data": "a.jsonl", "metadata": "a.csv"}}}),
+            "bbq.sets.all: tables use this name",
+        ),
+        (
+            lambda c: c.update(
+                models={"theirs": {"predictions": {"base": "a.csv"}}},
+                alignments={},
+                evaluation={"checkpoints": [0.5]},
+            ),
+            "evaluation.checkpoints: expected a model that is trained here",
+        ),
+        (
             lambda c: c["alignments"]["gender"].update(target=["Race_x_SES"]),
             "alignments.gender.target: Race_x_SES is not among evaluation.attributes",
         ),

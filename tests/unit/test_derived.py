@@ -11,7 +11,7 @@ def config(**alignments: dict) -> dict:
         "exclude_groups": None,
         "split": {"heldout": 0.2},
         "pairs": {"max_items": 128, "format": "cloze"},
-        "lora": {"r": 16},
+        "lora": {"r": 16, "target_modules": "all-linear"},
         "objective": {"anchor": None, "replay": None},
         "training": {"epochs": 1},
         "control": None,
@@ -98,6 +98,7 @@ def test_what_has_no_adapter_to_take_is_refused(alignments, said):
         ({"strength": 1, "from": "a", "density": 0.5}, "density: does not go with strength"),
         ({"merge": ["a", "b"], "method": "cat", "weights": [1]}, "weights: expected 2"),
         ({"merge": ["a", "b"], "method": "cat", "density": 0.5}, "density: goes with ties"),
+        ({"merge": ["a"], "method": "ties", "density": 0.5}, "density: of a single adapter"),
     ],
 )
 def test_a_way_to_derive_comes_with_its_own_settings(settings, said):
@@ -105,6 +106,39 @@ def test_a_way_to_derive_comes_with_its_own_settings(settings, said):
         derived.check_way("x", {"derive": settings})
     with pytest.raises(InputError, match="target: a derived alignment takes it over"):
         derived.check_way("x", {"derive": {"strength": 1, "from": "a"}, "target": ["Age"]})
+
+
+def test_merged_adapters_must_be_alike_as_far_as_that_is_known():
+    def study(method: str, **other: dict) -> dict:
+        return config(
+            merged=derive(merge=["age", "cut"], method=method),
+            age={},
+            cut=derive(truncate_rank=4, **{"from": "age"}),
+            **other,
+        )
+
+    with pytest.raises(InputError, match=r"merge: ties expects .* rank, found age: 16, cut: 4"):
+        derived.inherit(study("ties"))
+    derived.inherit(study("cat"))
+    fetched = {"adapter": {}, "target": [], "exclude_groups": None, "split": {}}
+    elsewhere = study("cat", theirs=fetched, both=derive(merge=["age", "theirs"], method="ties"))
+    derived.inherit(elsewhere)
+    assert elsewhere["alignments"]["both"]["target"] == ["Age"]
+
+
+def test_copies_of_an_alignment_are_one_point_of_a_series():
+    study = config(
+        small={"pairs": {"max_items": 64, "format": "cloze"}},
+        first={"control": "a"},
+        second={"control": "b"},
+        whole=derive(strength=1.0, **{"from": "first"}),
+        half=derive(strength=0.5, **{"from": "first"}),
+    )
+    derived.inherit(study)
+    at = {one["along"]: [p["at"] for p in one["points"]] for one in series.series_of(study)}
+    assert at == {"items": [64, 128], "strength": [0.5, 1.0]}
+    del study["alignments"]["small"]
+    assert [one["along"] for one in series.series_of(study)] == ["strength"]
 
 
 def test_series_are_found_by_what_alignments_differ_in():

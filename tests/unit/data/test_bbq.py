@@ -168,3 +168,8 @@ def test_what_several_held_out_is_common_to_those_that_touched_an_attribute():
     common = samples.heldout_by_all([one, other])
     assert common["item_id"].tolist() == ["Age:2", "SES:1", "Religion:7"]
     assert samples.heldout_by_all([one])["item_id"].tolist() == one["item_id"].tolist()
+    assert (
+        samples.heldout_by_all([one, one.iloc[:0]])["item_id"].tolist() == one["item_id"].tolist()
+    )
+    with pytest.raises(InputError, match="no item of Age was held out by all 2"):
+        samples.heldout_by_all([one.iloc[:1], other.iloc[1:]])

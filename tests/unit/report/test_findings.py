@@ -137,6 +137,18 @@ def test_a_series_is_told_net_of_its_control(trajectory):
     assert row in said
 
 
+def test_points_without_a_control_are_told_as_they_are(trajectory):
+    more = trajectory[trajectory["minus"].eq("") & trajectory["alignment"].eq("gender")]
+    table = pd.concat([trajectory, more[more["at"] == 1].assign(at=2.0)])
+    said = "\n".join(findings.series(table, "training"))
+    assert "as it is" in said
+    assert said.count("| +30.0 (+28.0 to +32.0) |") == 4
+    figure = trajectories.trajectory(table, "m", "training", "gender", 0.05)
+    assert "control, untargeted" not in {line.get_label() for line in figure.axes[0].lines}
+    alone = more.assign(delta_low=None, delta_high=None)
+    assert "| 0.5 | +10.0 (no interval) |" in "\n".join(findings.series(alone, "training"))
+
+
 def test_a_figure_along_training_begins_at_the_base_and_shows_the_control(trajectory):
     figure = trajectories.trajectory(trajectory, "m", "training", "gender", 0.05)
     lines = {line.get_label(): line for line in figure.axes[0].lines}
@@ -173,11 +185,12 @@ def test_what_is_said_of_a_study_without_results_here_stays(written, trajectory,
     (results / "figures").mkdir(parents=True)
     (results / "spillover.tsv").write_text("")
     (results / "figures/along_training.svg").write_text("<svg/>")
+    trajectory = trajectory.assign(model="smollm2-135m")
     trajectory.to_csv(results / "trajectory.tsv", sep="\t", index=False)
     row = {"of": "gender", "context": "ambig", "target_change": 0.1, "verdict": "later"}
     missing = ("minus", "target_low", "target_high", "lead", "lead_low", "lead_high")
     missing += ("spillover_change", "spillover_low", "spillover_high")
-    timing = pd.DataFrame([row | dict.fromkeys(missing)])
+    timing = pd.DataFrame([row | dict.fromkeys(missing)]).assign(model="smollm2-135m")
     timing.to_csv(results / "timing.tsv", sep="\t", index=False)
     said = written()
     assert "| 0.5 | +10.0 (+8.0 to +12.0) | +6.0 (+4.0 to +8.0) |" in said

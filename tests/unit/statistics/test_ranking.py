@@ -48,7 +48,7 @@ def test_an_arm_that_spares_the_worst_attribute_is_better(items):
     assert both(table)["verdict"].to_dict() == {
         "plain": "reference",
         "spared": "better",
-        "spared-too-much": "better, gains less",
+        "spared-too-much": "less harm, gains less",
         "harms": "worse",
         "same": "not told apart",
     }
@@ -60,6 +60,20 @@ def test_an_arm_that_spares_the_worst_attribute_is_better(items):
     assert not front["harms"]
     assert not front["plain"]
     assert table["worst_low"].lt(table["worst"]).all()
+
+
+def test_an_arm_that_does_nothing_is_never_better(items):
+    """Not even where too few templates are held out for a loss of the gain to be shown."""
+    few = items[items["attribute"].isin(JUDGED) | items["template"].str.fullmatch(r"Gender:[0-4]")]
+    plain = change(few, 0, Gender=0.45, SES=-0.3)
+    table = ranked(few, {"plain": plain, "base": plain * 0, "alike": plain * 0.9})
+    assert both(table).loc["base", "verdict"] == "less harm, gain in doubt"
+    assert both(table).loc["base", "gain_p"] > 0.05
+    assert both(table).loc["base", "kept_p"] > 0.9
+    assert both(table).loc["alike", "kept_p"] < 0.01
+    table = table[table["arm"] != "alike"]
+    told = "no arm is better than plain; less harm: base (gain in doubt)"
+    assert answer(table, "plain", "both") == told
 
 
 def test_no_arm_is_better_where_all_do_the_same(items):

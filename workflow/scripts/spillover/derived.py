@@ -83,6 +83,8 @@ def check_way(name: str, alignment: Mapping) -> None:
         )
     if "density" in derive and derive["method"] not in ("ties", "dare_ties"):
         raise InputError(f"{key}.density: goes with ties and dare_ties, not {derive['method']}")
+    if len(derive.get("merge", [])) == 1 and derive.get("density", 1) < 1:
+        raise InputError(f"{key}.density: of a single adapter nothing is dropped; remove it")
     for setting in INHERITED:
         if setting in alignment:
             raise InputError(
@@ -108,6 +110,43 @@ def inherit(config: dict) -> None:
     """
     for name in config["alignments"]:
         _inherit(config, name, [])
+    for name, alignment in config["alignments"].items():
+        if "merge" in alignment.get("derive", {}):
+            _check_shapes(config, name)
+
+
+def _check_shapes(config: Mapping, name: str) -> None:
+    """Check that adapters that are merged are alike, as far as they are made here."""
+    derive, key = config["alignments"][name]["derive"], f"alignments.{name}.derive.merge"
+    shapes = {source: _shape(config, source) for source in derive["merge"]}
+    known = {source: shape for source, shape in shapes.items() if shape is not None}
+    parts = ["modules"] if derive["method"] == "cat" else ["modules", "rank"]
+    for part in parts:
+        found = {source: shape[part] for source, shape in known.items()}
+        if len(set(map(str, found.values()))) > 1:
+            listed = ", ".join(f"{source}: {value}" for source, value in found.items())
+            hint = "; cat takes them" if part == "rank" else ""
+            raise InputError(
+                f"{key}: {derive['method']} expects adapters of the same {part}, found {listed}"
+                f"{hint}"
+            )
+
+
+def _shape(config: Mapping, name: str) -> dict | None:
+    """Rank and modules of an alignment's adapter; None if only its files know."""
+    alignment = config["alignments"][name]
+    if made_elsewhere(alignment):
+        return None
+    if not sources(alignment):
+        return {"rank": alignment["lora"]["r"], "modules": alignment["lora"]["target_modules"]}
+    parts = [_shape(config, source) for source in sources(alignment)]
+    if None in parts:
+        return None
+    ranks = [part["rank"] for part in parts]
+    derive = alignment["derive"]
+    if "truncate_rank" in derive:
+        return parts[0] | {"rank": min(ranks[0], derive["truncate_rank"])}
+    return parts[0] | {"rank": sum(ranks) if derive["method"] == "cat" else ranks[0]}
 
 
 def _inherit(config: dict, name: str, path: list[str]) -> None:

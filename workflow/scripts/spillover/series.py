@@ -30,7 +30,7 @@ def series_of(config: Mapping) -> list[dict]:
         if shares and is_trained(alignment):
             points = [{"at": at, "alignment": name, "share": f"{at:.2f}"} for at in shares]
             points.append({"at": 1.0, "alignment": name})
-            found.append({"along": "training", "of": name, "points": points})
+            found.append(_series("training", name, points))
     sizes: dict[str, list[dict]] = {}
     for name, alignment in shown.items():
         if is_trained(alignment) and alignment["pairs"]["max_items"] is not None:
@@ -39,9 +39,9 @@ def series_of(config: Mapping) -> list[dict]:
             point = {"at": alignment["pairs"]["max_items"], "alignment": name}
             sizes.setdefault(str(parts), []).append(point)
     for points in sizes.values():
-        if len(points) > 1:
+        if len({point["at"] for point in points}) > 1:
             largest = max(points, key=_at)["alignment"]
-            found.append({"along": "items", "of": largest, "points": sorted(points, key=_at)})
+            found.append(_series("items", largest, points))
     for along, key in (("strength", "strength"), ("rank", "truncate_rank")):
         derived_from: dict[str, list[dict]] = {}
         for name, alignment in shown.items():
@@ -54,8 +54,14 @@ def series_of(config: Mapping) -> list[dict]:
                 points.append({"at": 1.0, "alignment": source})
             elif is_trained(alignments[source]):  # the rank of others is in their files
                 points.append({"at": alignments[source]["lora"]["r"], "alignment": source})
-            found.append({"along": along, "of": source, "points": sorted(points, key=_at)})
+            found.append(_series(along, source, points))
     return found
+
+
+def _series(along: str, of: str, points: list[dict]) -> dict:
+    """A series by rising value; of copies, which have one value, the last."""
+    by_value = {point["at"]: point for point in points}
+    return {"along": along, "of": of, "points": sorted(by_value.values(), key=_at)}
 
 
 def _at(point: Mapping) -> float:

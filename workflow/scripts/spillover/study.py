@@ -17,6 +17,8 @@ from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
 ITEMS = ("target", "exclude_groups", "split", "trained_on")
 # All that an alignment is made of.
 MADE_OF = (*ITEMS, "pairs", "objective", "lora", "training", *KINDS, "derive")
+# Attributes together, as tables have them.
+POOLED = ("all", "targeted", "untargeted")
 # Settings that only an alignment has that is trained here.
 TRAINED_HERE = ("split", "pairs", "objective", "lora", "training")
 
@@ -164,9 +166,9 @@ def _too_few_blocks(config: Mapping) -> list[str]:
     if n_blocks >= needed:
         return []
     return [
-        f"evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold: with {n_cells} "
-        f"untargeted cells {needed} are the least, found {n_blocks}; what is pooled is not bound "
-        "by that"
+        "evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold: with "
+        f"{n_cells} untargeted cells {needed} are the least, found {n_blocks}; what is pooled is "
+        "not bound by that"
     ]
 
 
@@ -196,6 +198,11 @@ def _other_training(alignment: Mapping, control: Mapping) -> list[str]:
 
 def _check_checkpoints(config: Mapping) -> None:
     shares = config["evaluation"]["checkpoints"]
+    if shares and not any("source" in model for model in config["models"].values()):
+        raise InputError(
+            "evaluation.checkpoints: expected a model that is trained here; answers made elsewhere "
+            "have none on the way"
+        )
     if shares != sorted(shares) or any(round(share, 2) != share for share in shares):
         raise InputError(
             "evaluation.checkpoints: expected rising shares of training with two digits, such as "
@@ -207,7 +214,8 @@ def _check_alignments(config: Mapping) -> None:
     attributes = config["evaluation"]["attributes"]
     made_here = [name for name, model in config["models"].items() if "source" in model]
     for name, alignment in config["alignments"].items():
-        if made_here and not alignment["target"] and not made_elsewhere(alignment):
+        given = made_elsewhere(alignment) or "derive" in alignment
+        if made_here and not alignment["target"] and not given:
             raise InputError(
                 f"alignments.{name}.target: expected an attribute to align {made_here[0]} for, "
                 "found none"
@@ -229,8 +237,9 @@ def _check_attributes(config: Mapping, published: Collection[str]) -> None:
     """Attributes are BBQ's, or further sets of the study's."""
     sets = config["bbq"]["sets"]
     for name in sets:
-        if name in published:
-            raise InputError(f"bbq.sets.{name}: BBQ has a set of this name; expected another")
+        if name in published or name in POOLED:
+            which = "BBQ has a set of this name" if name in published else "tables use this name"
+            raise InputError(f"bbq.sets.{name}: {which}; expected another")
     known = [*published, *sets]
     named = {"evaluation.attributes": config["evaluation"]["attributes"]} | {
         f"alignments.{name}.target": alignment["target"]

@@ -24,21 +24,21 @@ def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
     Parameters
     ----------
     folder : to keep them in; on the file system of the results.
-    files : the results.
+    files : the results, by the paths that they are taken to again.
     made_of : what they depend on, as text.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
         for number, file in enumerate(files):
             _link(Path(file), temporary / _name(number, file))
-        (temporary / MADE_OF).write_text(made_of)
+        (temporary / MADE_OF).write_text(_record(files, made_of))
 
 
 def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
     """Put kept results in their places, if they were made of the same; whether they were."""
     folder = Path(folder)
     try:
-        same = (folder / MADE_OF).read_text() == made_of
+        same = (folder / MADE_OF).read_text() == _record(files, made_of)
     except OSError:
         return False
     if not same or not all((folder / _name(*of)).is_file() for of in enumerate(files)):
@@ -57,6 +57,11 @@ def discard(folders: Iterable[Path]) -> None:
     """Remove what was kept: a driver has seen the results."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _record(files: Collection[str], made_of: str) -> str:
+    """What kept results were made of, and which they are: adapters on the way are several."""
+    return "\n".join([made_of, *map(str, files)])
 
 
 def _name(number: int, file: str | Path) -> str:

@@ -158,8 +158,13 @@ def heldout_by_all(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     ----------
     tables : held-out items (``item_id``), a table an alignment. One that has none of an attribute
         was not trained on any of it.
+
+    Raises
+    ------
+    InputError
+        If of an attribute there is none.
     """
-    attributes = [table["item_id"].str.rpartition(":")[0] for table in tables]
+    attributes = [table["item_id"].str.rsplit(":", n=1).str[0] for table in tables]
     kept = tables[0].iloc[:0]
     for attribute in dict.fromkeys(name for names in attributes for name in names):
         parts = [
@@ -168,5 +173,10 @@ def heldout_by_all(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
             if (names == attribute).any()
         ]
         common = set.intersection(*(set(part["item_id"]) for part in parts))
+        if not common:
+            raise InputError(
+                f"derive: no item of {attribute} was held out by all {len(parts)} alignments that "
+                "were trained on it; give them the same split"
+            )
         kept = pd.concat([kept, parts[0][parts[0]["item_id"].isin(common)]])
     return kept.reset_index(drop=True)

@@ -190,25 +190,23 @@ def series(table: pd.DataFrame, along: str) -> list[str]:
     # A point without a control is no part of a series net of it.
     has_controls = set(raw["at"]) == set(net["at"])
     net = net if has_controls else raw[~raw["alignment"].isin(set(net["minus"]))]
-    wide = net.pivot_table(
-        ["delta_accuracy", "delta_low", "delta_high"], ["of", "at"], ["context", "attribute"]
-    )
     cells = [(context, pool) for context in CONTEXT_NAMES for pool in ("targeted", "untargeted")]
+    by_cell = net.set_index(["of", "at", "context", "attribute"])
+
+    def told(*key: object) -> str:
+        if key not in by_cell.index:
+            return ""
+        row = by_cell.loc[key]
+        return f"{points(row['delta_accuracy'])} ({interval(row['delta_low'], row['delta_high'])})"
+
     net_of = "net of the control" if has_controls else "as it is"
     return [
         f"Change of accuracy, points, {net_of}:",
         _table(
             [along, *(f"{CONTEXT_NAMES[context]}, {pool}" for context, pool in cells)],
             [
-                [
-                    f"{at:g}",
-                    *(
-                        f"{points(row[('delta_accuracy', *cell)])} "
-                        f"({interval(row[('delta_low', *cell)], row[('delta_high', *cell)])})"
-                        for cell in cells
-                    ),
-                ]
-                for (_, at), row in wide.iterrows()
+                [f"{at:g}", *(told(of, at, *cell) for cell in cells)]
+                for of, at in sorted({key[:2] for key in by_cell.index})
             ],
         ),
     ]
@@ -252,8 +250,8 @@ def points(value: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """An interval in points."""
-    return f"{points(low)} to {points(high)}"
+    """An interval in points; of one template there is none."""
+    return "no interval" if pd.isna(low) else f"{points(low)} to {points(high)}"
 
 
 def _p(value: float) -> str:

@@ -34,7 +34,7 @@ def matrix(table: pd.DataFrame, model: str, value: str, alpha: float) -> Figure:
     shown = of_model[of_model["minus"].fillna("") == net]
     attributes = sorted(shown["attribute"].unique())
     rows = sorted(shown["alignment"].unique(), key=lambda name: name in controls)
-    most = 100 * shown[value].abs().max()
+    most = 100 * shown[value].abs().max() or 1.0
     figure = Figure(figsize=(1.6 + 1.15 * len(attributes), 1.6 + 0.42 * len(rows) * 2))
     figure.set_layout_engine("constrained")
     panels = figure.subplots(2, 1, sharex=True, squeeze=False).flat

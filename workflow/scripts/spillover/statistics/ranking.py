@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from spillover.statistics.changes import stream
 from spillover.statistics.clustered import ClusteredMean, clustered_mean, sign_flip_p
@@ -31,6 +32,8 @@ COLUMNS = [
     "gain_difference",
     "gain_p",
     "gain_p_adjusted",
+    "kept_p",
+    "kept_p_adjusted",
     "others",
     "others_low",
     "others_high",
@@ -38,6 +41,8 @@ COLUMNS = [
     "verdict",
 ]
 CHUNK = 1000  # swaps held at once
+# Share of the reference's gain that an arm must be shown to keep to be better.
+KEPT = 0.5
 
 
 def ranking(
@@ -74,12 +79,16 @@ def ranking(
         neither is favoured by having been picked for being low.
     ``gain``, ``gain_difference``, ``gain_p`` : mean change on the targets with its interval, and
         minus the reference's, by sign flips of templates.
+    ``kept_p`` : of an arm that keeps no more than half of the reference's gain, one-sided, by
+        Student's t of what it gains beyond that half: the margin of a non-inferiority test that
+        preserves a share of an effect.
     ``others`` : mean change of the judged attributes together.
     ``on_front`` : no other arm has both a higher ``worst_low`` and a higher ``gain`` (one of them
         may be equal).
-    ``verdict`` : ``better`` or ``worse`` where ``worst`` differs from the reference's after
-        correction over the arms of a context; ``better, gains less`` where the gain is lower by
-        the same rule; ``not told apart`` otherwise.
+    ``verdict`` : ``worse`` where ``worst`` is lower than the reference's after correction over
+        the arms of a context. Where it is higher: ``better`` if half of the gain is kept by the
+        same rule, ``less harm, gains less`` if the gain is lower by it, ``less harm, gain in
+        doubt`` if neither is shown. ``not told apart`` otherwise.
 
     Raises
     ------
@@ -100,7 +109,7 @@ def ranking(
                 row |= _against(others, target, arm, reference, settings)
             rows.append(row)
     table = exact_zeros(pd.DataFrame(rows))
-    for what in ("worst", "gain"):
+    for what in ("worst", "gain", "kept"):
         table[f"{what}_p_adjusted"] = adjust(
             table[f"{what}_p"], table["context"], settings["correction"]
         )
@@ -123,8 +132,12 @@ def answer(table: pd.DataFrame, reference: str, context: str) -> str:
     better = here.loc[here["verdict"] == "better", "arm"].tolist()
     if better:
         return f"better than {reference}: {', '.join(better)}"
-    costly = here.loc[here["verdict"] == "better, gains less", "arm"].tolist()
-    less = f" (with less gain: {', '.join(costly)})" if costly else ""
+    costly = [
+        f"{', '.join(arms)} ({gain})"
+        for gain in ("gains less", "gain in doubt")
+        if (arms := here.loc[here["verdict"] == f"less harm, {gain}", "arm"].tolist())
+    ]
+    less = f"; less harm: {', '.join(costly)}" if costly else ""
     return f"no arm is better than {reference}{less}"
 
 
@@ -168,14 +181,22 @@ def _against(others, target, arm: str, reference: str, settings: Mapping) -> dic
     difference, p = _swapped(others, arm, reference, settings)
     gained = (target[arm] - target[reference]).to_numpy().copy()
     gained[np.abs(gained) < 1e-9] = 0.0
+    templates = target["template"].to_numpy()
+    beyond = clustered_mean((target[arm] - KEPT * target[reference]).to_numpy(), templates)
     return {
         "worst_difference": difference,
         "worst_p": p,
         "gain_difference": gained.mean(),
-        "gain_p": sign_flip_p(
-            gained, target["template"].to_numpy(), settings["resamples"], stream(settings, target)
-        ),
+        "gain_p": sign_flip_p(gained, templates, settings["resamples"], stream(settings, target)),
+        "kept_p": _above_zero_p(beyond),
     }
+
+
+def _above_zero_p(mean: ClusteredMean) -> float:
+    """One-sided p-value of a mean that is not above 0."""
+    if mean.se == 0:
+        return float(mean.value <= 0)
+    return float(stats.t.sf(mean.value / mean.se, mean.clusters - 1))
 
 
 def _swapped(others: pd.DataFrame, arm: str, reference: str, settings) -> tuple[float, float]:
@@ -220,5 +241,7 @@ def _verdict(row, reference: str, alpha: float) -> str:
         return "not told apart"
     if row.worst_difference < 0:
         return "worse"
+    if row.kept_p_adjusted < alpha:
+        return "better"
     loses = row.gain_p_adjusted < alpha and row.gain_difference < 0
-    return "better, gains less" if loses else "better"
+    return f"less harm, {'gains less' if loses else 'gain in doubt'}"

@@ -28,6 +28,13 @@ TITLES = {
     "sizes": "How much data",
     "mitigation": "What helps",
 }
+# Tables that a study is told by; one that lacks any has not come to its end.
+TABLES = {
+    "matrix": ("matrix", "profiles", "overlap"),
+    "trajectory": ("trajectory", "timing"),
+    "sizes": ("trajectory",),
+    "mitigation": ("ranking",),
+}
 HEAD = """\
 # Findings
 
@@ -41,20 +48,20 @@ what the workflow can see, and is no claim about other models.
 """
 
 
-def read(folder: Path, name: str, model: str) -> pd.DataFrame | None:
-    """What a table of a study says of a model, if the study has it."""
-    path = folder / f"{name}.tsv"
-    if not path.is_file():
-        return None
-    table = pd.read_csv(path, sep="\t", dtype={"model": str})
-    return table[table["model"] == model]
+def read(folder: Path, study: str, model: str) -> dict[str, pd.DataFrame]:
+    """What the tables of a study say of a model."""
+    tables = {
+        name: pd.read_csv(folder / f"{name}.tsv", sep="\t", dtype={"model": str})
+        for name in TABLES[study]
+    }
+    return {name: table[table["model"] == model] for name, table in tables.items()}
 
 
 def section(study: str, results: Path, figures: Path) -> list[str]:
     """What one study found, its figures copied beside the document."""
     config = yaml.safe_load((ROOT / f"studies/{study}.yaml").read_text())
     folder = results / study
-    made = datetime.fromtimestamp((folder / "spillover.tsv").stat().st_mtime, UTC).date()
+    made = datetime.fromtimestamp((folder / f"{TABLES[study][0]}.tsv").stat().st_mtime, UTC).date()
     models = ", ".join(config["models"])
     blocks = config["evaluation"]["blocks_per_attribute"]
     seeds = ", ".join(map(str, config.get("seeds", [0])))
@@ -68,7 +75,7 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
     for model in config["models"]:
         if len(config["models"]) > 1:
             parts.append(f"### {model}")
-        parts += _said(folder, model, config.get("statistics", {}).get("alpha", ALPHA))
+        parts += _said(read(folder, study, model), config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
         if path.name.startswith(("matrix_", "along_", "ranking_")):
             shutil.copyfile(path, figures / f"{study}_{path.name}")
@@ -76,22 +83,21 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
     return parts
 
 
-def _said(folder: Path, model: str, alpha: float) -> list[str]:
-    """What the tables say of a model, one after the other."""
+def _said(tables: dict[str, pd.DataFrame], alpha: float) -> list[str]:
+    """What tables of one model say, one after the other."""
+    if "ranking" in tables:
+        return findings.ranking(tables["ranking"])
+    if "matrix" in tables:
+        return [
+            *findings.matrix(tables["matrix"], alpha),
+            *findings.profiles(tables["profiles"], alpha),
+            *findings.overlap(tables["overlap"]),
+        ]
     parts = []
-    trajectory = read(folder, "trajectory", model)
-    ranking = read(folder, "ranking", model)
-    if ranking is not None:
-        parts += findings.ranking(ranking)
-    elif (matrix := read(folder, "matrix", model)) is not None and trajectory is None:
-        parts += findings.matrix(matrix, alpha)
-        parts += findings.profiles(read(folder, "profiles", model), alpha)
-        parts += findings.overlap(read(folder, "overlap", model))
-    if ranking is None and trajectory is not None:
-        for along in trajectory["along"].unique():
-            parts += findings.series(trajectory, along)
-            if along == "training":
-                parts += findings.timing(read(folder, "timing", model))
+    for along in tables["trajectory"]["along"].unique():
+        parts += findings.series(tables["trajectory"], along)
+        if along == "training":
+            parts += findings.timing(tables["timing"])
     return parts
 
 
@@ -112,7 +118,7 @@ def main() -> None:
     parts = [HEAD.rstrip()]
     for study, title in TITLES.items():
         parts.append(f"## {title}")
-        if (results / study / "spillover.tsv").is_file():
+        if all((results / study / f"{name}.tsv").is_file() for name in TABLES[study]):
             parts += section(study, results, figures)
         else:
             parts.append(said.get(title, f"Not run yet: `make study STUDY=studies/{study}.yaml`."))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from spillover import study, user_paths
+from spillover import caveats, study, user_paths
 from spillover.alignment import settings
 from spillover.core import configuration
 from spillover.core.errors import InputError
@@ -36,7 +36,7 @@ def config():
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_studies_that_come_along_are_valid(name):
-    notes = study.notes(check(read(name)))
+    notes = caveats.of(check(read(name)))
     # The paper had no control, and nobody published one for what was made elsewhere.
     without = {
         "studies/paper.yaml": ["alignments.gender: has no control"],
@@ -143,6 +143,15 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
         (
             lambda c: c.update(bbq={"sets": {"Age": {"data": "a.jsonl", "metadata": "a.csv"}}}),
             "bbq.sets.Age: BBQ has a set of this name",
+        ),
+        (
+            lambda c: c.update(
+                models={f"{name}mine": c["models"]["smollm2-135m"] for name in ("", "c_")},
+                alignments={
+                    f"a{name}": c["alignments"]["gender"] | {"control": None} for name in ("", "_c")
+                },
+            ),
+            "alignments.a_c: its figures of mine and those of a of c_mine have one name",
         ),
         (
             lambda c: c.update(bbq={"sets": {"all": {"data": "a.jsonl", "metadata": "a.csv"}}}),
@@ -291,17 +300,17 @@ def test_a_contrast_needs_models_that_are_asked_alike(config):
 
 def test_a_transfer_of_form_is_allowed_and_said(config):
     config["evaluation"]["scoring"] = "letter"
-    notes = study.notes(check(config))
+    notes = caveats.of(check(config))
     assert len(notes) == 2
     assert notes[0].startswith("alignments.gender: aligned in words, evaluated by letter")
     for alignment in config["alignments"].values():
         alignment["pairs"]["format"] = "two_option"
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
 
 
 def test_an_alignment_without_control_is_allowed_and_said(config):
     config["alignments"]["gender"]["control"] = None
-    notes = study.notes(check(config))
+    notes = caveats.of(check(config))
     assert [note.split(", ")[0] for note in notes] == [
         f"alignments.{name}: has no control: what of a change comes from training at all"
         for name in ("gender", "gender-shuffled")
@@ -310,21 +319,21 @@ def test_an_alignment_without_control_is_allowed_and_said(config):
 
 def test_a_matrix_in_which_no_cell_could_hold_is_said():
     config = read("studies/matrix.yaml")
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
     config["evaluation"]["blocks_per_attribute"] = 12
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
     # 2 / 2^11 of 72 cells is 0.07.
     config["evaluation"]["blocks_per_attribute"] = 11
-    (note,) = study.notes(check(config))
+    (note,) = caveats.of(check(config))
     assert "with 72 untargeted cells 12 are the least, found 11" in note
     config["statistics"] = {"correction": "fdr_bh"}
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
 
 
 def test_a_control_that_is_trained_otherwise_is_allowed_and_said(config):
     config["alignments"]["gender-shuffled"]["training"]["epochs"] = 3
     config["alignments"]["gender-shuffled"]["pairs"]["format"] = "two_option"
-    notes = study.notes(check(config))
+    notes = caveats.of(check(config))
     assert any(
         "alignments.gender.control: gender-shuffled differs in pairs.format and training" in note
         for note in notes
@@ -361,15 +370,15 @@ def test_an_alignment_made_elsewhere_needs_no_target_and_says_what_is_not_known(
         "dpo": {"target": [], "checkpoint": {"smollm2-135m": PLACE}, "control": "sft"},
         "sft": {"target": [], "adapter": {"smollm2-135m": PLACE}},
     }
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
     for alignment in config["alignments"].values():
         alignment["target"] = ["Age"]
-    notes = study.notes(check(config))
+    notes = caveats.of(check(config))
     assert [note.split(":")[0] for note in notes] == ["alignments.dpo", "alignments.sft"]
     assert all("leakage is not known" in note for note in notes)
     for alignment in config["alignments"].values():
         alignment["trained_on"] = "ids.txt"
-    assert study.notes(check(config)) == []
+    assert caveats.of(check(config)) == []
 
 
 PLACES = {
@@ -435,7 +444,7 @@ def test_checking_changes_nothing(config):
     before = copy.deepcopy(complete)
     study.check(complete, ATTRIBUTES)
     user_paths.check_paths(complete)
-    study.notes(complete)
+    caveats.of(complete)
     assert complete == before
 
 

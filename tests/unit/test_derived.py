@@ -9,7 +9,7 @@ def config(**alignments: dict) -> dict:
     trained = {
         "target": ["Age"],
         "exclude_groups": None,
-        "split": {"heldout": 0.2},
+        "split": {"heldout": 0.2, "by": "template"},
         "pairs": {"max_items": 128, "format": "cloze"},
         "lora": {"r": 16, "target_modules": "all-linear"},
         "objective": {"anchor": None, "replay": None},
@@ -179,6 +179,13 @@ def test_arms_are_judged_by_what_none_was_trained_on():
         "replay": None,
     }
     with pytest.raises(InputError, match="none is left to judge"):
+        arms.check(study)
+    study["alignments"]["mixed"]["objective"] = {"anchor": None, "replay": None}
+    study["alignments"]["mixed"]["exclude_groups"] = "x"
+    with pytest.raises(InputError, match=r"exclude_groups of plain .* mixed has others"):
+        arms.check(study)
+    study["alignments"]["plain"]["split"] = {"heldout": 0.2, "by": "item"}
+    with pytest.raises(InputError, match=r"plain has split\.by: item"):
         arms.check(study)
     study["ranking"] = {"reference": "nobody"}
     with pytest.raises(InputError, match="reference: expected of plain"):

@@ -155,7 +155,7 @@ rule diagnose_alignment:
     params:
         model=get_model_settings,
         pairs=get_pairs_format,
-        max_length=lookup("alignments/{alignment}/training/max_length", within=config),
+        max_length=get_max_length,
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         code=fingerprint("alignment.diagnostics", "alignment.encoding", "data.pairs"),
     script:

@@ -12,7 +12,16 @@ from snakemake.utils import validate
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
 
 from snakemake.logging import logger
-from spillover import arms, derived, elsewhere, other_attributes, series, study, user_paths
+from spillover import (
+    arms,
+    caveats,
+    derived,
+    elsewhere,
+    other_attributes,
+    series,
+    study,
+    user_paths,
+)
 from spillover.core import cluster, configuration, downloads, finished, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
@@ -47,7 +56,7 @@ except InputError as error:
     sys.exit(f"{blame(error)}: {error}")
 
 if workflow.is_main_process:
-    for note in study.notes(config):
+    for note in caveats.of(config):
         logger.info(note)
 
 
@@ -316,6 +325,12 @@ def get_pairs_settings(wildcards):
 def get_pairs_format(wildcards):
     """Form of the pairs that an adapter is diagnosed on: as trained, or as evaluated."""
     return study.pairs_format(config, wildcards.alignment)
+
+
+def get_max_length(wildcards):
+    """Longest prompt with its answer that the adapter of an alignment was trained on, in tokens."""
+    origins = derived.origins(config, wildcards.alignment)
+    return max(config["alignments"][name]["training"]["max_length"] for name in origins)
 
 
 def adapter_of(run):

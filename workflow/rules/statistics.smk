@@ -264,7 +264,7 @@ rule test_trajectory:
         controls=get_controls(),
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics.runs", "statistics.profiles", "statistics.trajectory"),
+        code=fingerprint("statistics.runs", "statistics.trajectory"),
     script:
         "../scripts/test_trajectory.py"
 
@@ -298,7 +298,7 @@ rule rank_arms:
         judged=arms.judged(config) if "ranking" in config else [],
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics.runs", "statistics.profiles", "statistics.ranking"),
+        code=fingerprint("statistics.runs", "statistics.ranking"),
     script:
         "../scripts/rank_arms.py"
 

@@ -12,11 +12,16 @@ from spillover.statistics.trajectory import COLUMNS, TIMING_COLUMNS, kinds_of, p
 def changes_of(series: dict, model: str) -> dict[str, list[tuple]]:
     """By kind what is compared at each point (at, of, minus) and each item's change there."""
     changes: dict[str, list[tuple]] = {}
+    controls = params.controls
+    if series["along"] == "training":
+        # What is no training has no way; at its end it is no control of what is on its own.
+        followed = {run.rpartition("/")[0] for run in next(iter(params.on_the_way[model].values()))}
+        controls = {name: control for name, control in controls.items() if control in followed}
     for one in series["points"]:
         files_by_run = params.runs[model]
         if "share" in one:
             files_by_run = files_by_run | params.on_the_way[model][one["share"]]
-        for kind, (of, minus) in kinds_of(one["alignment"], params.controls).items():
+        for kind, (of, minus) in kinds_of(one["alignment"], controls).items():
             change = read_change(files_by_run, of, minus, items, heldout, params.blocks)
             changes.setdefault(kind, []).append((one["at"], of, minus, change))
     return changes

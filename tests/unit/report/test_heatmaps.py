@@ -31,7 +31,7 @@ def test_rows_are_net_of_the_control_and_controls_stand_below(table):
     for axes in figure.axes[:2]:
         assert [label.get_text() for label in axes.get_yticklabels()] == [
             "gender",
-            "age",
+            "age (no control)",
             "shuffled",
         ]
         assert [text.get_text() for text in axes.texts] == [

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from spillover.statistics.trajectory import point, timing
 
 SETTINGS = {"alpha": 0.05, "resamples": 500, "seed": 0}
@@ -52,6 +53,19 @@ def test_what_lags_is_after_and_what_goes_along_is_not_told_apart(items):
     assert set(table["verdict"]) == {"not told apart"}
     assert (table["lead_low"] < 0).all()
     assert (table["lead_high"] > 0).all()
+
+
+def test_equal_courses_are_told_apart_as_seldom_as_they_say_with_few_templates(items):
+    few = items[~items["attribute"].eq("Age") | items["template"].str.fullmatch(r"Age:[0-4]")]
+    few = few[few["context_condition"] == "ambig"]
+    told, n = 0, 100
+    for seed in range(n):
+        rng = np.random.default_rng(seed)
+        own = pd.Series(rng.normal(0, 0.1, few["template"].nunique()), few["template"].unique())
+        half = pd.Series(0.2 + few["template"].map(own).to_numpy(), few["item_id"])
+        table = timing(few, {0.5: half, 1.0: changed(few, 0.4, 0.4, seed)}, ["Age"], SETTINGS)
+        told += table["verdict"].isin(["before", "after"]).sum()
+    assert stats.binomtest(int(told), n, 0.05, alternative="greater").pvalue > 0.05
 
 
 def test_a_change_that_is_none_has_no_course(items):

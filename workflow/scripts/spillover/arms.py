@@ -32,6 +32,17 @@ def judged(config: Mapping) -> list[str]:
     return [name for name in config["evaluation"]["attributes"] if name not in touched]
 
 
+def _splits(config: Mapping, arm: str) -> list[dict]:
+    """What decides on the items of the reference's targets that an arm holds out."""
+    targets = set(config["alignments"][config["ranking"]["reference"]]["target"])
+    origins = [config["alignments"][name] for name in derived.origins(config, arm)]
+    return [
+        {"split": dict(of["split"]), "exclude_groups": of["exclude_groups"]}
+        for of in origins
+        if targets & set(of["target"])
+    ]
+
+
 def check(config: Mapping) -> None:
     """Check that the arms are there, gain on the same targets, and can be judged.
 
@@ -57,6 +68,19 @@ def check(config: Mapping) -> None:
             raise InputError(
                 f"ranking.arms: {arm} does not target {', '.join(targets)}, as {reference} does"
                 f"{unnamed}"
+            )
+    splits = {arm: _splits(config, arm) for arm in arms}
+    for arm, split in splits.items():
+        if any(each["split"]["by"] != "template" for each in split):
+            raise InputError(
+                f"ranking: {arm} has split.by: item; expected template, so that arms have held-out "
+                "items in common"
+            )
+        strange = [each for each in split if each != splits[reference][0]]
+        if strange:
+            raise InputError(
+                f"ranking: expected arms with the split and exclude_groups of {reference} where "
+                f"they have its targets; {arm} has others"
             )
     if len(arms) < 2:
         raise InputError("ranking.arms: expected at least one beside the reference, found none")

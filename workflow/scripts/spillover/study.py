@@ -5,7 +5,6 @@ starts, so torch and its kin stay out.
 """
 
 import difflib
-import math
 from collections.abc import Collection, Mapping
 
 from spillover import arms, derived, other_attributes
@@ -113,87 +112,20 @@ def check(config: Mapping, attributes: Collection[str]) -> None:
     _check_predictions(config)
     _check_contrasts(config)
     arms.check(config)
+    _check_names(config)
 
 
-def notes(config: Mapping) -> list[str]:
-    """What a study does, or cannot tell, that one may not be aware of; a line each."""
-    alignments = config["alignments"]
-    letters = config["evaluation"]["scoring"] != "cloze"
-    forms = {True: "by letter", False: "in words"}
-    lines = [
-        f"alignments.{name}: aligned {forms[asked]}, evaluated {forms[letters]}: a change may be "
-        "small because the form does not carry over"
-        for name, alignment in alignments.items()
-        if is_trained(alignment) and (asked := alignment["pairs"]["format"] != "cloze") != letters
-    ]
-    lines += [
-        f"alignments.{name}.control: {control} differs in {' and '.join(others)} as well, which "
-        "their contrast cannot tell apart"
-        for name, alignment in alignments.items()
-        if (control := alignment["control"]) is not None
-        and (others := _other_training(alignment, alignments[control]))
-    ]
-    # Arms of a ranking are compared with its reference.
-    compared = {alignment["control"] for alignment in alignments.values()}
-    compared |= set(arms.arms_of(config)[1:] if "ranking" in config else ())
-    lines += [
-        f"alignments.{name}: has no control: what of a change comes from training at all, and not "
-        "from what it taught, cannot be told"
-        for name, alignment in alignments.items()
-        if alignment["control"] is None and name not in compared
-    ]
-    lines += [
-        f"alignments.{name}: was made elsewhere, and trained_on does not say on which items: "
-        "leakage is not known; of its targets all items are evaluated, seen in training or not"
-        for name in unknown_leakage(config)
-    ]
-    return lines + _too_few_blocks(config)
-
-
-def _too_few_blocks(config: Mapping) -> list[str]:
-    """Whether no cell of a matrix could hold after correction, however large (Holm)."""
-    statistics, evaluation = config["statistics"], config["evaluation"]
-    shown, n_blocks = arms.shown(config), evaluation["blocks_per_attribute"]
-    if len(shown) < 2 or n_blocks is None or statistics["correction"] != "holm":
-        return []
-    n_cells = sum(
-        attribute not in config["alignments"][name]["target"]
-        for name in shown
-        for attribute in evaluation["attributes"]
-    )
-    # A template a block at most; with as many templates there are 2^(templates - 1) flips.
-    needed = math.floor(math.log2(max(n_cells, 1) / statistics["alpha"])) + 2
-    if n_blocks >= needed:
-        return []
-    return [
-        "evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold: with "
-        f"{n_cells} untargeted cells {needed} are the least, found {n_blocks}; what is pooled is "
-        "not bound by that"
-    ]
-
-
-def unknown_leakage(config: Mapping) -> list[str]:
-    """Alignments whose evaluation may hold items that they were trained on."""
-    return [
-        name
-        for name, alignment in config["alignments"].items()
-        if made_elsewhere(alignment) and alignment["target"] and not alignment["trained_on"]
-    ]
-
-
-def _other_training(alignment: Mapping, control: Mapping) -> list[str]:
-    """What two alignments differ in beside what is preferred."""
-    ways = [
-        {key: value for key, value in of.get("derive", {}).items() if key not in ("from", "merge")}
-        for of in (alignment, control)
-    ]
-    if ways[0] != ways[1]:
-        return ["derive"]
-    if ways[0]:
-        return []
-    parts = [key for key in ("objective", "lora", "training") if alignment[key] != control[key]]
-    same_form = alignment["pairs"]["format"] == control["pairs"]["format"]
-    return parts if same_form else ["pairs.format", *parts]
+def _check_names(config: Mapping) -> None:
+    """Figures are named by alignment and model, and each is to have a name of its own."""
+    found: dict[str, tuple[str, str]] = {}
+    for name in config["alignments"]:
+        for model in config["models"]:
+            first = found.setdefault(f"{name}_{model}", (name, model))
+            if first != (name, model):
+                raise InputError(
+                    f"alignments.{name}: its figures of {model} and those of {first[0]} of "
+                    f"{first[1]} have one name; expected another"
+                )
 
 
 def _check_checkpoints(config: Mapping) -> None:

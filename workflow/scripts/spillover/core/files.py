@@ -152,7 +152,7 @@ def read_provenance(path: str | Path) -> str | None:
 
 
 # Columns of names that users choose: "nan" and "007" are names too.
-NAMES = ("contrast", "model", "of", "minus", "alignment", "run")
+NAMES = ("contrast", "model", "of", "to", "minus", "alignment", "run", "arm")
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

@@ -89,22 +89,27 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
         here = table[table["context"] == context]
         parts = []
         for measure, column, what in (
-            ("spills", "of", "untargeted attributes change least for the better under"),
-            ("suffers", "to", "the attribute that fares worst under all alignments is"),
+            ("spills", "of", "the mean change of what an alignment does not target"),
+            ("suffers", "to", "the mean change of an attribute under alignments for others"),
         ):
             rows = here[here["measure"] == measure].sort_values("value")
             if rows.empty:
                 continue
-            lowest = rows.iloc[0]
-            held = sum(rows["p_adjusted"] < alpha)
-            parts.append(
-                f"{what} {_name(lowest[column])} ({points(lowest['value'])}, "
-                f"{interval(lowest['low'], lowest['high'])}; the lowest in "
-                f"{100 * lowest['worst_share']:.0f} % of draws of templates), and {held} of "
-                f"{len(rows)} differ from 0 after correction, "
-                f"{sum((rows['p_adjusted'] < alpha) & (rows['value'] < 0))} of them for the worse"
+            ends = [
+                f"{_name(row[column])} ({points(row['value'])}, "
+                f"{interval(row['low'], row['high'])})"
+                for row in (rows.iloc[0], rows.iloc[-1])
+            ]
+            worse, better = (
+                sum((rows["p_adjusted"] < alpha) & (sign * rows["value"] > 0)) for sign in (-1, 1)
             )
-        paragraphs.append(f"In {name} contexts " + "; ".join(parts) + ".")
+            parts.append(
+                f"{what} goes from {' to '.join(ends)}; {better} of {len(rows)} are for the "
+                f"better and {worse} for the worse after correction, and "
+                f"{_name(rows.iloc[0][column])} is the lowest in "
+                f"{100 * rows.iloc[0]['worst_share']:.0f} % of draws of templates"
+            )
+        paragraphs.append(f"In {name} contexts " + ". Here ".join(parts) + ".")
     uneven = table[table["measure"] == "asymmetry"]
     if len(uneven):
         held = uneven[uneven["p_adjusted"] < alpha]
@@ -112,8 +117,8 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
             f"Of {len(uneven)} pairs of alignments and contexts, {len(held)} do not do to each "
             "other the same, after correction"
             + "".join(
-                f"; {row.of} to {row.to}'s attribute {points(row.value)} more, "
-                f"{CONTEXT_NAMES[row.context]}"
+                f"; what {row.of} does to {row.to}'s attribute less what {row.to} does to "
+                f"{row.of}'s: {points(row.value)}, {CONTEXT_NAMES[row.context]}"
                 for row in held.itertuples()
             )
             + "."
@@ -185,13 +190,21 @@ def series(table: pd.DataFrame, along: str) -> list[str]:
     along : ``training``, ``items``, ``strength`` or ``rank``.
     """
     rows = table[(table["along"] == along) & table["attribute"].isin(["targeted", "untargeted"])]
-    minus = rows["minus"].fillna("")
-    net, raw = rows[minus.ne("")], rows[minus.eq("")]
+    rows = rows.assign(minus=rows["minus"].fillna(""))
+    parts = []
+    for of, here in rows.groupby("of", sort=False):
+        parts += _series(here, along, of)
+    return parts
+
+
+def _series(rows: pd.DataFrame, along: str, of: str) -> list[str]:
+    """One series as a table."""
+    net, raw = rows[rows["minus"].ne("")], rows[rows["minus"].eq("")]
     # A point without a control is no part of a series net of it.
     has_controls = set(raw["at"]) == set(net["at"])
-    net = net if has_controls else raw[~raw["alignment"].isin(set(net["minus"]))]
+    shown = net if has_controls else raw[~raw["alignment"].isin(set(net["minus"]))]
     cells = [(context, pool) for context in CONTEXT_NAMES for pool in ("targeted", "untargeted")]
-    by_cell = net.set_index(["of", "at", "context", "attribute"])
+    by_cell = shown.set_index(["at", "context", "attribute"])
 
     def told(*key: object) -> str:
         if key not in by_cell.index:
@@ -201,13 +214,10 @@ def series(table: pd.DataFrame, along: str) -> list[str]:
 
     net_of = "net of the control" if has_controls else "as it is"
     return [
-        f"Change of accuracy, points, {net_of}:",
+        f"{of}: change of accuracy, points, {net_of}:",
         _table(
             [along, *(f"{CONTEXT_NAMES[context]}, {pool}" for context, pool in cells)],
-            [
-                [f"{at:g}", *(told(of, at, *cell) for cell in cells)]
-                for of, at in sorted({key[:2] for key in by_cell.index})
-            ],
+            [[f"{at:g}", *(told(at, *cell) for cell in cells)] for at in sorted(set(shown["at"]))],
         ),
     ]
 

@@ -34,6 +34,9 @@ def matrix(table: pd.DataFrame, model: str, value: str, alpha: float) -> Figure:
     shown = of_model[of_model["minus"].fillna("") == net]
     attributes = sorted(shown["attribute"].unique())
     rows = sorted(shown["alignment"].unique(), key=lambda name: name in controls)
+    net_of = shown.groupby("alignment")["minus"].first().fillna("").to_dict()
+    uncontrolled = {name for name in rows if name not in controls and controls and not net_of[name]}
+    labels = [f"{name} (no control)" if name in uncontrolled else name for name in rows]
     most = 100 * shown[value].abs().max() or 1.0
     figure = Figure(figsize=(1.6 + 1.15 * len(attributes), 1.6 + 0.42 * len(rows) * 2))
     figure.set_layout_engine("constrained")
@@ -66,7 +69,7 @@ def matrix(table: pd.DataFrame, model: str, value: str, alpha: float) -> Figure:
         if first < len(rows):
             axes.axhline(first - 0.5, color="black", lw=1)
         axes.set_title(title, fontsize=10)
-        axes.set_yticks(range(len(rows)), rows)
+        axes.set_yticks(range(len(rows)), labels)
         axes.set_xticks(
             range(len(attributes)),
             [name.replace("_", "\n") for name in attributes],

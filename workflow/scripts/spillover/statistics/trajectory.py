@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from spillover.statistics.changes import stream
 from spillover.statistics.clustered import clustered_mean, draw_clusters
@@ -113,7 +114,8 @@ def timing(
     is the area between the progress of the untargeted attributes together and that of the
     targeted ones, over training from 0 to 1 (trapezia; both begin at 0 and end at 1): positive
     where spillover comes first, and half of what it would be if it came at once and the target's
-    gain only in the end. Intervals by drawing templates anew within attributes (percentiles).
+    gain only in the end. Intervals by drawing templates anew within attributes (percentiles,
+    expanded for how few templates the smaller of the two pools has).
 
     Parameters
     ----------
@@ -154,9 +156,8 @@ def timing(
             rows.append(row | {"verdict": "no change to time"})
             continue
         drawn = _leads(here, [0.0, *shares], settings)
-        lead_low, lead_high = np.nanquantile(
-            drawn[1:], [settings["alpha"] / 2, 1 - settings["alpha"] / 2]
-        )
+        tail = _expanded(settings["alpha"], min(end.clusters for end in ends.values()))
+        lead_low, lead_high = np.nanquantile(drawn[1:], [tail, 1 - tail])
         side = "before" if lead_low > 0 else "after" if lead_high < 0 else "not told apart"
         row |= {"lead": drawn[0], "lead_low": lead_low, "lead_high": lead_high, "verdict": side}
         rows.append(row)
@@ -177,6 +178,14 @@ def _joined(items: pd.DataFrame, change: pd.Series, targeted: Collection[str]) -
 def _apart(low: float, high: float) -> bool:
     """Whether an interval does not hold 0."""
     return low > 0 or high < 0
+
+
+def _expanded(alpha: float, clusters: int) -> float:
+    """Tail of a percentile interval that is as long as one by Student's t (Hesterberg 2015).
+
+    With few clusters plain percentiles are as narrow as a normal distribution's.
+    """
+    return float(stats.norm.cdf(stats.t.ppf(alpha / 2, clusters - 1)))
 
 
 def _leads(here: list[pd.DataFrame], shares: list[float], settings: Mapping) -> np.ndarray:

@@ -2,7 +2,7 @@
 # make plan    what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs
 # make unlock  after Snakemake was killed, before the next start
 # make export  answers and scores of every run, in the forms that other tools read
-# make findings  docs/findings.md from four studies that come along (hours; what is made stays);
+# make findings  docs/findings.md from five studies that come along (hours; what is made stays);
 #                FINDINGS=matrix runs one alone; of those without results the document stays as it is
 # make test    every test
 # make env     the environment only
@@ -55,7 +55,7 @@ unlock: env
 export: env
 	$(SNAKEMAKE) export --cores $(CORES) $(CONFIG)
 
-FINDINGS := matrix trajectory sizes mitigation
+FINDINGS := matrix trajectory sizes mitigation tradeoff
 findings: env
 	for study in $(FINDINGS); do \
 		$(SNAKEMAKE) --cores $(CORES) --configfile $(HERE)/studies/$$study.yaml || exit; done

@@ -42,13 +42,17 @@ localrules:
     tables,
     export,
     predictions,
+    companions,
     adapters,
     plan,
     fetch_bbq,
+    fetch_companions,
+    fetch_own_companions,
     fetch_model,
     fetch_model_config,
     fetch_adapter,
     prepare_items,
+    prepare_companions,
     build_pairs,
     prepare_anchor,
     hold_out,
@@ -59,6 +63,7 @@ localrules:
     plot_matrix,
     plot_trajectory,
     plot_ranking,
+    plot_tradeoff,
 
 
 rule all:
@@ -67,5 +72,6 @@ rule all:
     input:
         rules.adapters.input,
         rules.predictions.input,
+        rules.companions.input,
         rules.tables.input,
         rules.figures.input,

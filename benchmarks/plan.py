@@ -62,7 +62,13 @@ def main() -> None:
         folders = {name: write(Path(place) / name, arguments.tokenizer) for name in study["models"]}
         print(
             study_plan.plan(
-                study, folders, items=items, pairs=pairs, heldout=heldout, machine=study["machine"]
+                study,
+                folders,
+                items=items,
+                pairs=pairs,
+                heldout=heldout,
+                sets={},
+                machine=study["machine"],
             )[2]
         )
 

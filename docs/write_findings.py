@@ -27,6 +27,7 @@ TITLES = {
     "trajectory": "Along training, and at other strengths",
     "sizes": "How much data",
     "mitigation": "What helps",
+    "tradeoff": "What it costs",
 }
 # Tables that a study is told by; one that lacks any has not come to its end.
 TABLES = {
@@ -34,11 +35,12 @@ TABLES = {
     "trajectory": ("trajectory", "timing"),
     "sizes": ("trajectory",),
     "mitigation": ("ranking",),
+    "tradeoff": ("forgetting", "tradeoff", "ranking"),
 }
 HEAD = """\
 # Findings
 
-What four studies that come with this workflow found, written by `make findings` from their tables
+What five studies that come with this workflow found, written by `make findings` from their tables
 in `results/`; no number of a result was typed. Changes are of accuracy, in points, unless it says
 otherwise; intervals are at level 1 - alpha (95 % unless the study says otherwise) and by template.
 How a verdict comes about: [statistics.md](statistics.md).
@@ -77,14 +79,21 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
             parts.append(f"### {model}")
         parts += _said(read(folder, study, model), config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
-        if path.name.startswith(("matrix_", "along_", "ranking_")):
-            shutil.copyfile(path, figures / f"{study}_{path.name}")
-            parts.append(f"![{path.stem.replace('_', ' ')}](findings/{study}_{path.name})")
+        if path.name.startswith(("matrix_", "along_", "ranking_", "tradeoff_")):
+            name = f"{study}_{path.name.removeprefix(f'{study}_')}"
+            shutil.copyfile(path, figures / name)
+            parts.append(f"![{path.stem.replace('_', ' ')}](findings/{name})")
     return parts
 
 
 def _said(tables: dict[str, pd.DataFrame], alpha: float) -> list[str]:
     """What tables of one model say, one after the other."""
+    if "tradeoff" in tables:
+        return [
+            *findings.forgetting(tables["forgetting"], alpha),
+            *findings.tradeoff(tables["tradeoff"], tables["ranking"]),
+            *findings.ranking(tables["ranking"]),
+        ]
     if "ranking" in tables:
         return findings.ranking(tables["ranking"])
     if "matrix" in tables:

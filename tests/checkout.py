@@ -18,6 +18,7 @@ PARTS = [
     "profiles",
     "workflow",
     "resources/bbq.yaml",
+    "resources/companions.yaml",
 ]
 
 

@@ -50,7 +50,7 @@ def test_the_studies_that_come_along_are_valid(name):
     few = "evaluation.blocks_per_attribute: too few for a cell of matrix.tsv to hold"
     without |= {
         f"studies/{name}.yaml": [*without.get(f"studies/{name}.yaml", []), few]
-        for name in ("trajectory", "sizes", "mitigation")
+        for name in ("trajectory", "sizes", "mitigation", "tradeoff")
     }
     told = [": ".join(note.split(": ")[:2]) for note in notes]
     assert told == without.get(name, [])
@@ -152,6 +152,18 @@ def test_every_key_is_described_and_unknown_ones_are_refused():
                 },
             ),
             "alignments.a_c: its figures of mine and those of a of c_mine have one name",
+        ),
+        (
+            lambda c: c.update(companions={"sets": ["openbokqa"]}),
+            "found 'openbokqa', the nearest is 'openbookqa'",
+        ),
+        (
+            lambda c: c.update(companions={"own": {"piqa": {"path": "a.csv", "text": "t"}}}),
+            "companions.own.piqa: a published set has this name",
+        ),
+        (
+            lambda c: c.update(companions={"own": {"mine": {"text": "t"}}, "sets": ["mine"]}),
+            "companions.own.mine: expected repo",
         ),
         (
             lambda c: c.update(bbq={"sets": {"all": {"data": "a.jsonl", "metadata": "a.csv"}}}),

@@ -7,6 +7,7 @@ from spillover.alignment.settings import skeleton
 from spillover.data import pairs as preference
 from spillover.data import samples
 from spillover.models.load import load_tokenizer
+from spillover.models.tokens import encode_continuations
 from spillover.scoring.tokens import count
 from study_files import filled
 
@@ -48,6 +49,7 @@ def test_seconds_are_tokens_by_parameters_and_the_start(tiny_folder, items):
         items=items,
         pairs={"gender": preference.build_pairs(train.head(8), "cloze")},
         heldout={"gender": heldout},
+        sets={},
         machine=MACHINE,
     )
     assert jobs["rule"].value_counts().to_dict() == {
@@ -80,6 +82,45 @@ def test_seconds_are_tokens_by_parameters_and_the_start(tiny_folder, items):
     assert line.endswith(f"below {least:.1f} s")
 
 
+def test_companion_sets_are_counted_once_for_all_runs(tiny_folder, items):
+    gender = {"target": ["Gender_identity"], "training": {"pairs_per_step": 4}}
+    half = {"derive": {"from": "gender", "strength": 0.5}, "target": ["Gender_identity"]}
+    config = study({"gender": gender}, quantization="none")
+    config["companions"]["sets"] = ["winogender"]
+    config["alignments"]["half"] = config["alignments"]["gender"] | half
+    gender_items = items[items["attribute"] == "Gender_identity"]
+    train, heldout = samples.split_heldout(gender_items, "template", 0.2, 0)
+    texts = pd.DataFrame(
+        {
+            "item_id": ["w:0", "w:1"],
+            "block": ["0", "0"],
+            "context": ["He spoke. He is the"] * 2,
+            "question": "",
+            "options": [["grandson", "store"], ["grandson", "context"]],
+        }
+    )
+    _, jobs, text = study_plan.plan(
+        config,
+        {"tiny": tiny_folder("llama")},
+        items=items,
+        pairs={"gender": preference.build_pairs(train.head(8), "cloze")},
+        heldout={"gender": heldout, "half": heldout},
+        sets={"winogender": texts},
+        machine=MACHINE,
+    )
+    tokens = jobs[jobs["rule"] == "score_companions"].set_index("run")["tokens"]
+    asked, said = encode_continuations(
+        load_tokenizer(tiny_folder("llama")),
+        texts["context"][0],
+        [" grandson", " store", " context"],
+    )
+    # Of what all share every token, and of each option all tokens but the last.
+    once = len(asked) + sum(len(option) - 1 for option in said)
+    assert tokens["base"] == tokens["gender/seed0"] == tokens["gender/seed1"] == once
+    assert tokens["half/seed0"] == 2 * once
+    assert "in companion sets" in text
+
+
 def test_a_study_of_the_models_as_they_are_has_a_plan(tiny_folder, items):
     training, jobs, text = study_plan.plan(
         study({}),
@@ -87,6 +128,7 @@ def test_a_study_of_the_models_as_they_are_has_a_plan(tiny_folder, items):
         items=items,
         pairs={},
         heldout={},
+        sets={},
         machine=MACHINE,
     )
     assert training.empty
@@ -99,7 +141,9 @@ def test_a_study_of_the_models_as_they_are_has_a_plan(tiny_folder, items):
 def test_a_study_of_answers_made_elsewhere_loads_nothing(items):
     config = study({})
     config["models"] = {"given": {"predictions": {"base": "answers.csv"}}}
-    _, jobs, text = study_plan.plan(config, {}, items=items, pairs={}, heldout={}, machine=MACHINE)
+    _, jobs, text = study_plan.plan(
+        config, {}, items=items, pairs={}, heldout={}, sets={}, machine=MACHINE
+    )
     assert jobs.empty
     assert text == "no job loads a model\n"
 
@@ -115,6 +159,7 @@ def test_many_items_are_counted_on_a_sample(tiny_folder, items, monkeypatch):
             items=items,
             pairs={},
             heldout={},
+            sets={},
             machine=MACHINE,
         )
         return jobs["tokens"].item(), text

@@ -9,7 +9,14 @@ from small_study import study
 from spillover.jobs import jobs_of
 from study_files import STUDIES, filled, read
 
-RULES = ["quantize_model", "answer_prompts", "train_dpo", "diagnose_alignment", "score_items"]
+RULES = [
+    "quantize_model",
+    "answer_prompts",
+    "train_dpo",
+    "diagnose_alignment",
+    "score_items",
+    "score_companions",
+]
 
 
 def compare(workflow, config: dict) -> None:
@@ -41,6 +48,7 @@ def elsewhere(published, tiny_folder, tmp_path):
     )
     known = {"target": ["Gender_identity"]}
     config["seeds"] = [0, 1, 2]
+    config["companions"] = {"sets": ["piqa"]}
     config["alignments"] |= {
         "adapter": known | {"adapter": {"llama": adapter, "nf4": [adapter] * 3}},
         "no-target": {"target": [], "adapter": {"llama": adapter, "nf4": adapter}},
@@ -59,6 +67,7 @@ def test_jobs_of_alignments_made_elsewhere(workflow, elsewhere):
         "train_dpo": 2 * 2 * 3,
         "diagnose_alignment": 2 * 3 * 3,
         "score_items": 2 * (1 + 6 * 3),
+        "score_companions": 2 * (1 + 6 * 3),
     }
 
 

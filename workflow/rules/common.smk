@@ -25,12 +25,14 @@ from spillover import (
 from spillover.core import cluster, configuration, downloads, finished, gpus
 from spillover.core.errors import InputError
 from spillover.core.provenance import fingerprint
+from spillover.data.own_companions import set_of
 from yaml import safe_load
 
 SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
-PINS = Path(workflow.basedir) / "resources" / "bbq.yaml"
+PINS = Path(workflow.basedir) / "resources"
 
-BBQ = safe_load(PINS.read_text())
+BBQ = safe_load((PINS / "bbq.yaml").read_text())
+COMPANIONS = safe_load((PINS / "companions.yaml").read_text())
 
 
 def blame(error):
@@ -490,6 +492,95 @@ def get_every_heldout(wildcards):
     )
 
 
+def get_sets():
+    """Companion sets that every run of a model is measured on."""
+    return config["companions"]["sets"] if get_models() and config["alignments"] else []
+
+
+def has_tradeoff():
+    """Whether language is measured, which the trade-off sets against the rest."""
+    return "language" in get_kinds().values()
+
+
+def get_set(name):
+    """How a companion set is asked and measured."""
+    return set_of(name, config["companions"]["own"])
+
+
+def get_kinds():
+    """What each companion set measures."""
+    return {name: get_set(name).kind for name in get_sets()}
+
+
+def get_own_set(wildcards):
+    """What a companion set of the study's own is made of; None of a published one."""
+    return config["companions"]["own"].get(wildcards.set)
+
+
+def get_own_source(wildcards):
+    """Where a companion set of the study's own comes from."""
+    keys = ("repo", "name", "revision", "split", "path")
+    return {key: value for key, value in get_own_set(wildcards).items() if key in keys}
+
+
+def get_wheel_pins(wildcards):
+    """The hashes of a wheel of companion sets, and of the files that are taken out of it."""
+    of = {name: pin for name, pin in COMPANIONS["sets"].items() if pin["wheel"] == wildcards.wheel}
+    return {
+        "wheels": {wildcards.wheel: COMPANIONS["wheels"][wildcards.wheel]},
+        "sets": {name: {key: pin[key] for key in ("wheel", "files")} for name, pin in of.items()},
+    }
+
+
+def get_own_file(wildcards):
+    """The user's file of a companion set."""
+    own = get_own_set(wildcards)
+    return [own["path"]] if "path" in own else []
+
+
+def get_companion_files(wildcards):
+    """Folder of the wheel that a companion set comes in, or the rows of the study's own."""
+    if get_own_set(wildcards):
+        return "results/{study}/companions/own/{set}.parquet"
+    return f"resources/companions/{COMPANIONS['sets'][wildcards.set]['wheel']}"
+
+
+def get_companion_runs(wildcards):
+    """By model and run, those on the way of a training too, the answers to each companion set."""
+    return {
+        model: {
+            run: {
+                of: f"results/{config['study']}/{model}/{run}/companions/{of}.parquet"
+                for of in get_sets()
+            }
+            for run in get_all_runs()
+        }
+        for model in get_models()
+    }
+
+
+def get_companion_answers(wildcards):
+    """All answers of all runs to all companion sets."""
+    return [
+        file
+        for runs in get_companion_runs(wildcards).values()
+        for sets in runs.values()
+        for file in sets.values()
+    ]
+
+
+def get_origins():
+    """By alignment the names of the trainings that it rests on."""
+    return {name: "+".join(derived.origins(config, name)) for name in config["alignments"]}
+
+
+def get_all_predictions(wildcards):
+    """By model and run, those on the way of a training too, the predictions."""
+    return {
+        model: {run: predictions_of(model, run) for run in get_all_runs()} for model in get_models()
+    }
+
+
 def get_tables():
     """Names of the tables: those of changes need an alignment."""
     changes = ["spillover", "aggregate", "transitions", "certainty"] if config["alignments"] else []
@@ -497,7 +588,10 @@ def get_tables():
     matrix = ["matrix", "profiles", "vocabulary", "overlap"] if has_matrix() else []
     along = ["trajectory", "timing"] if series.series_of(config) else []
     ranking = ["ranking"] if "ranking" in config else []
-    return ["metrics", "position", "cloze_rules", *changes, *contrasts, *matrix, *along, *ranking]
+    forgetting = ["forgetting"] if get_sets() else []
+    forgetting += ["tradeoff", "tradeoff_runs"] if has_tradeoff() else []
+    several = [*matrix, *along, *ranking]
+    return ["metrics", "position", "cloze_rules", *changes, *contrasts, *several, *forgetting]
 
 
 def get_series_figures():
@@ -508,7 +602,8 @@ def get_series_figures():
         for one in series.series_of(config)
         for model in (get_models() if one["along"] == "training" else config["models"])
     ]
-    return along + [f"ranking_{model}" for model in config["models"] if "ranking" in config]
+    ranking = [f"ranking_{model}" for model in config["models"] if "ranking" in config]
+    return along + ranking + [f"tradeoff_{model}" for model in get_models() if has_tradeoff()]
 
 
 def get_ranking_targets(wildcards):
@@ -563,7 +658,8 @@ def get_gpu_settings(wildcards):
 
 def get_planned(wildcards):
     """What of the study the plan depends on."""
-    return {key: config[key] for key in ("models", "alignments", "seeds", "evaluation")}
+    keys = ("models", "alignments", "seeds", "evaluation", "companions")
+    return {key: config[key] for key in keys}
 
 
 def get_evaluation(wildcards):
@@ -589,3 +685,4 @@ wildcard_constraints:
     seed=only(map(str, config["seeds"])),
     run=only(get_all_runs()),
     attribute=only([*BBQ["attributes"], *config["bbq"]["sets"]]),
+    set=only([*COMPANIONS["sets"], *config["companions"]["own"]]),

@@ -67,6 +67,71 @@ rule quantize_model:
         "../scripts/quantize_model.py"
 
 
+rule fetch_companions:
+    """Fetch the companion sets of a wheel as published, and check every file against its hash."""
+    output:
+        directory("resources/companions/{wheel}"),
+    log:
+        "resources/companions/{wheel}.log",
+    wildcard_constraints:
+        wheel=only(COMPANIONS["wheels"]),
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        pins=get_wheel_pins,
+    script:
+        "../scripts/fetch_companions.py"
+
+
+rule fetch_own_companions:
+    """Fetch a companion set of the study's own, from the hub or a file, as it is."""
+    input:
+        get_own_file,
+    output:
+        "results/{study}/companions/own/{set}.parquet",
+    log:
+        "results/{study}/companions/own/{set}.log",
+    wildcard_constraints:
+        set=only(config["companions"]["own"]),
+    conda:
+        "../../envs/model.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        own=get_own_source,
+    script:
+        "../scripts/fetch_own_companions.py"
+
+
+rule prepare_companions:
+    """Make a companion set's item table: read, every fact relied upon asserted, sampled."""
+    input:
+        get_companion_files,
+    output:
+        "results/{study}/companions/{set}.parquet",
+    log:
+        "results/{study}/companions/{set}.log",
+    conda:
+        "../../envs/data.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+    params:
+        pin=lambda wildcards: COMPANIONS["sets"].get(wildcards.set),
+        own=get_own_set,
+        max_items=lookup("companions/max_items", within=config),
+        code=fingerprint("data.companions", "data.own_companions"),
+    script:
+        "../scripts/prepare_companions.py"
+
+
 rule prepare_items:
     """Make one attribute's item table: metadata joined, every fact relied upon asserted."""
     input:

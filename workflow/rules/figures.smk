@@ -139,6 +139,35 @@ rule plot_ranking:
         "../scripts/plot_ranking.py"
 
 
+rule plot_tradeoff:
+    """What alignment costs against what it changes, run by run."""
+    input:
+        runs="results/{study}/tradeoff_runs.tsv",
+        tradeoff="results/{study}/tradeoff.tsv",
+    output:
+        svg=report(
+            "results/{study}/figures/tradeoff_{model}.svg",
+            caption="../report/tradeoff_figure.rst",
+            category="Figures",
+            labels={"figure": "trade-off of {model}", "alignment": "all"},
+        ),
+        pdf="results/{study}/figures/tradeoff_{model}.pdf",
+    log:
+        "results/{study}/figures/tradeoff_{model}.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    params:
+        controls=list(get_controls().values()),
+        alpha=lookup("statistics/alpha", within=config),
+        code=fingerprint("report.tradeoffs"),
+    script:
+        "../scripts/plot_tradeoff.py"
+
+
 rule figures:
     """Every figure of the study."""
     input:

@@ -23,6 +23,7 @@ rule plan_study:
         pairs=expand("results/{{study}}/pairs/{alignment}/train.parquet", alignment=get_trained()),
         heldout=get_every_heldout,
         texts=get_texts,
+        companions=expand("results/{{study}}/companions/{set}.parquet", set=get_sets()),
         models=get_model_configs,
     output:
         training="results/{study}/plan.tsv",

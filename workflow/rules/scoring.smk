@@ -40,6 +40,37 @@ rule score_items:
         "../scripts/score_items.py"
 
 
+rule score_companions:
+    """Score the items of a companion set with one run of one model."""
+    input:
+        companions="results/{study}/companions/{set}.parquet",
+        model=get_run_weights,
+        adapter=get_adapter,
+        base=get_base,
+    output:
+        "results/{study}/{model}/{run}/companions/{set}.parquet",
+    log:
+        "results/{study}/{model}/{run}/companions/{set}.log",
+    benchmark:
+        "results/{study}/{model}/{run}/companions/{set}.benchmark.tsv"
+    conda:
+        "../../envs/model.yaml"
+    threads: get_threads(len(get_models()) * len(get_all_runs()), most=4)
+    resources:
+        mem_mb=24000,
+        runtime=240,
+        gpu=get_gpus,
+    params:
+        model=get_model_settings,
+        strength=get_strength,
+        chat=lambda wildcards: get_set(wildcards.set).chat,
+        code=fingerprint("scoring.companions", "models.load"),
+        # Undeclared on purpose, as checkpoints of training are.
+        partial="results/{study}/{model}/{run}/companions/.partial-{set}",
+    script:
+        "../scripts/score_companions.py"
+
+
 rule predictions:
     """Every prediction of the study."""
     input:
@@ -50,3 +81,9 @@ rule predictions:
             run=get_all_runs(),
             attribute=config["evaluation"]["attributes"],
         ),
+
+
+rule companions:
+    """Every answer of the study to its companion sets."""
+    input:
+        get_companion_answers,

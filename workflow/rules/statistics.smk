@@ -275,6 +275,8 @@ rule rank_arms:
         item_tables=get_items,
         heldout=get_all_heldout,
         runs=get_run_files,
+        companions=expand("results/{{study}}/companions/{set}.parquet", set=get_sets()),
+        answers=get_companion_answers,
     output:
         report(
             "results/{study}/ranking.tsv",
@@ -292,15 +294,91 @@ rule rank_arms:
         runtime=30,
     params:
         runs=get_runs,
+        seeds=config["seeds"],
+        kinds=get_kinds(),
+        answers=lambda wildcards: get_companion_runs(wildcards) if get_sets() else {},
         arms=arms.arms_of(config) if "ranking" in config else [],
         reference=lookup("ranking/reference", within=config, default=None),
         targets=get_ranking_targets,
         judged=arms.judged(config) if "ranking" in config else [],
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("statistics.runs", "statistics.ranking"),
+        code=fingerprint(
+            "statistics.runs", "statistics.ranking", *["statistics.tradeoff"] * bool(get_sets())
+        ),
     script:
         "../scripts/rank_arms.py"
+
+
+rule test_forgetting:
+    """What alignments cost: measures of companion sets, before and after, and net of controls."""
+    input:
+        companions=expand("results/{{study}}/companions/{set}.parquet", set=get_sets()),
+        runs=get_companion_answers,
+    output:
+        report(
+            "results/{study}/forgetting.tsv",
+            caption="../report/forgetting.rst",
+            category="Tables",
+            labels={"table": "forgetting"},
+        ),
+    log:
+        "results/{study}/test_forgetting.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        sets=get_sets(),
+        kinds=get_kinds(),
+        runs=get_companion_runs,
+        alignments=list(config["alignments"]),
+        seeds=config["seeds"],
+        controls=get_controls(),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.forgetting"),
+    script:
+        "../scripts/test_forgetting.py"
+
+
+rule test_tradeoff:
+    """Do language, ability, stereotypes and fairness change together, over the study's runs?"""
+    input:
+        companions=expand("results/{{study}}/companions/{set}.parquet", set=get_sets()),
+        answers=get_companion_answers,
+        item_tables=get_items,
+        heldout=get_every_heldout,
+        runs=get_run_files,
+        on_the_way=get_files_on_the_way,
+    output:
+        tradeoff=report(
+            "results/{study}/tradeoff.tsv",
+            caption="../report/tradeoff.rst",
+            category="Tables",
+            labels={"table": "tradeoff"},
+        ),
+        runs="results/{study}/tradeoff_runs.tsv",
+    log:
+        "results/{study}/test_tradeoff.log",
+    conda:
+        "../../envs/statistics.yaml"
+    threads: 1
+    resources:
+        mem_mb=8000,
+        runtime=30,
+    params:
+        sets=get_sets(),
+        kinds=get_kinds(),
+        answers=get_companion_runs,
+        origins=get_origins(),
+        predictions=get_all_predictions,
+        blocks=lookup("evaluation/blocks_per_attribute", within=config),
+        statistics=lookup("statistics", within=config),
+        code=fingerprint("statistics.tradeoff", "statistics.runs"),
+    script:
+        "../scripts/test_tradeoff.py"
 
 
 rule tables:

@@ -15,6 +15,7 @@ with log_to(snakemake.log[0]):
         items=pd.concat(map(read_table, tables.item_tables), ignore_index=True),
         pairs={Path(path).parent.name: read_table(path) for path in tables.pairs},
         heldout={Path(path).parent.name: read_table(path) for path in tables.heldout},
+        sets={Path(path).stem: read_table(path) for path in tables.companions},
         machine=snakemake.params.machine,
     )
     write_table(training, snakemake.output.training)

@@ -40,26 +40,19 @@ with log_to(snakemake.log[0]):
         # that look at the GPUs when they are imported, so one is taken first.
         take_gpu(snakemake.resources.get("gpu", 0))
         import torch
-        from spillover.models.beside import tokenizer_beside
-        from spillover.models.check_tokenizer import check_tokenizer
-        from spillover.models.load import load_model, load_tokenizer
+        from spillover.models.run import load_run
         from spillover.scoring import scored_blocks
         from spillover.scoring.score import score
         from spillover.statistics import outcomes
 
         torch.set_num_threads(snakemake.threads)
-        settings = dict(params.model)
-        chat_template = settings.pop("chat_template", None)
-        if base:
-            tokenizer = tokenizer_beside(model_folder, base, chat_template)
-        else:
-            check_tokenizer(model_folder, study.forms(snakemake.config), chat_template)
-            tokenizer = load_tokenizer(model_folder, chat_template)
-        model = load_model(
+        model, tokenizer = load_run(
             model_folder,
-            **settings,
-            device=machine["device"],
-            adapter=Path(adapter[0]).parent if adapter else None,
+            params.model,
+            study.forms(snakemake.config),
+            machine["device"],
+            base=base or None,
+            adapter=adapter[0] if adapter else None,
             strength=params.strength,
         )
     for output, (of_attribute, made_of) in todo.items():

@@ -87,6 +87,14 @@ def test_the_answer_is_by_context_and_says_when_none_is_better(ranking):
     assert "| spared | SES | -5.0 | -7.0 | +30.0 (+20.0 to +40.0) | yes | better |" in said
 
 
+def test_what_an_arm_costs_stands_beside_it(ranking):
+    cost = {"ability": -0.012, "ability_low": -0.03, "ability_high": 0.006}
+    said = "\n".join(findings.ranking(ranking.assign(**cost)))
+    assert "| ability, points |" in said
+    assert "| -1.2 (-3.0 to +0.6) |" in said
+    assert "language" not in said
+
+
 def test_a_figure_of_a_ranking_says_the_same(ranking):
     figure = rankings.ranking(ranking, "m", 0.05)
     titles = [axes.get_title() for axes in figure.axes]
@@ -180,7 +188,7 @@ def written(tmp_path, monkeypatch):
 
 
 def test_what_is_said_of_a_study_without_results_here_stays(written, trajectory, tmp_path):
-    assert written().count("Not run yet: `make study STUDY=studies/") == 4
+    assert written().count("Not run yet: `make study STUDY=studies/") == 5
     results = tmp_path / "results/trajectory"
     (results / "figures").mkdir(parents=True)
     (results / "spillover.tsv").write_text("")
@@ -198,3 +206,35 @@ def test_what_is_said_of_a_study_without_results_here_stays(written, trajectory,
     assert (tmp_path / "docs/findings/trajectory_along_training.svg").is_file()
     (tmp_path / "results").rename(tmp_path / "elsewhere")
     assert written() == said
+
+
+def test_what_alignments_cost_is_told_by_what_holds():
+    row = {"alignment": "gender", "minus": None, "set": "bold", "part": "all", "base": -1.25}
+    row |= {"change_low": -0.2, "change_high": -0.1, "change": -0.15, "p": 0.001}
+    table = pd.DataFrame(
+        [
+            row | {"measure": "logp_per_byte", "p_adjusted": 0.002},
+            row | {"measure": "logp_per_token", "p_adjusted": 0.2},
+            row | {"measure": "changed", "p": None, "p_adjusted": None},
+        ]
+    )
+    said = "\n".join(findings.forgetting(table, 0.05))
+    assert "Of 2 changes of companion sets 1 hold" in said
+    line = (
+        "| gender | the base | bold | logp_per_byte | nats | -1.25 | -0.15 | -0.2 to -0.1 | 0.002 |"
+    )
+    assert line in said
+    told = findings.forgetting(table.iloc[1:], 0.05)
+    assert len(told) == 1
+
+
+def test_correlations_are_told_with_the_companion_studys_findings(ranking):
+    row = {"x": "language", "y": "ability", "n_runs": 9, "n_trainings": 5, "n_seeds": 1}
+    row |= {"correlation": 0.9, "low": 0.7, "high": 0.95, "p": 0.001}
+    none = row | {"y": "fairness"} | dict.fromkeys(("correlation", "low", "high", "p"))
+    said = "\n".join(findings.tradeoff(pd.DataFrame([row, none]), ranking))
+    assert "| language and ability | 9 | 5 | 1 | 0.90 | 0.70 to 0.95 | 0.001 |" in said
+    assert "| language and fairness | 9 | 5 | 1 | none |  |  |" in said
+    assert "strongly correlated with overall forgetting*: holds" in said
+    assert "more overall forgetting*: not measured" in said
+    assert "loss of ability*: not measured" in said

@@ -1,4 +1,5 @@
-"""Cloze scoring with all unknown phrases chooses what lm-eval's ``bbq`` task chooses.
+"""Cloze scoring with all unknown phrases chooses what lm-eval's ``bbq`` task chooses, and
+companion sets score as its tasks do.
 
 lm-eval (0.4.13) is no dependency of the workflow: without it this test is skipped. The model is
 that of the default study if it was fetched, else a tiny random one.
@@ -14,6 +15,7 @@ import tiny_models
 from spillover.data import prompts
 from spillover.data.samples import spread_blocks
 from spillover.models.load import load_model, load_tokenizer
+from spillover.scoring.companions import score_companions
 from spillover.scoring.score import score
 
 pytestmark = pytest.mark.skipif(
@@ -94,3 +96,35 @@ def test_cloze_with_all_unknowns_chooses_what_lm_eval_chooses(folder, items):
     print(f"{len(items)} items, largest difference {max(differences):.1e}")
     # lm-eval takes the softmax in the model's dtype; both are float32 here.
     assert max(differences) < 1e-3
+
+
+def test_companion_sets_score_as_lm_eval_scores(folder):
+    """As its tasks winogender (options behind a context) and crows_pairs (texts alone) ask."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    items = pd.DataFrame(
+        {
+            "item_id": ["a:0", "a:1"],
+            "block": ["0", "1"],
+            "context": ["The grandson told the grandfather. \u2018He\u2019 refers to the", ""],
+            "question": "",
+            "options": [
+                ["grandson", "grandfather"],
+                ["The grandson was old.", "The grandfather was old."],
+            ],
+        }
+    )
+    requests = [
+        ("The grandson told the grandfather. \u2018He\u2019 refers to the", " grandson"),
+        ("The grandson told the grandfather. \u2018He\u2019 refers to the", " grandfather"),
+        ("", "The grandson was old."),
+        ("", "The grandfather was old."),
+    ]
+    lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2)
+    instances = [Instance("loglikelihood", {}, of, i) for i, of in enumerate(requests)]
+    theirs = [logp for logp, _ in lm.loglikelihood(instances)]
+    model = load_model(folder, "none", "float32", "cpu")
+    ours = score_companions(items, model, load_tokenizer(folder), chat=False)
+    found = [value for row in ours["logp"] for value in row]
+    assert found == pytest.approx(theirs, abs=1e-3)

@@ -15,13 +15,14 @@ class Job:
 
     Attributes
     ----------
-    rule : ``quantize_model``, ``answer_prompts``, ``train_dpo``, ``diagnose_alignment`` or
-        ``score_items``.
+    rule : ``quantize_model``, ``answer_prompts``, ``train_dpo``, ``diagnose_alignment``,
+        ``score_items`` or ``score_companions``.
     model : the model, by its name in the study.
     run : ``base``, ``{alignment}/seed{seed}`` or that ``@{share}``; of a quantisation empty, of
         answers to an alignment's prompts ``{alignment}``.
     weights : name under ``resources/models`` of what is loaded: the model or a checkpoint.
     needs : names of the jobs that must have ended before.
+    of : the companion set that is scored; else empty.
     """
 
     rule: str
@@ -29,10 +30,11 @@ class Job:
     run: str
     weights: str
     needs: tuple[str, ...] = ()
+    of: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.rule} {self.weights} {self.run}".strip()
+        return " ".join(filter(None, (self.rule, self.weights, self.run, self.of)))
 
     @property
     def on_gpu(self) -> bool:
@@ -50,7 +52,8 @@ def jobs_of(study: Mapping) -> list[Job]:
 
     Parameters
     ----------
-    study : its ``models``, ``alignments``, ``seeds`` and ``evaluation``, with defaults.
+    study : its ``models``, ``alignments``, ``seeds``, ``evaluation`` and ``companions``, with
+        defaults.
     """
     models = [name for name, model in study["models"].items() if "source" in model]
     quantized = {
@@ -60,15 +63,22 @@ def jobs_of(study: Mapping) -> list[Job]:
     }
     jobs = list(quantized.values())
 
-    def add(rule: str, model: str, run: str, *needs: str, weights: str | None = None) -> str:
+    def add(
+        rule: str, model: str, run: str, *needs: str, weights: str | None = None, of: str = ""
+    ) -> str:
         weights = weights or model
         before = [quantized[weights].name] if weights in quantized else []
-        job = Job(rule, model, run, weights, (*before, *needs))
+        job = Job(rule, model, run, weights, (*before, *needs), of)
         jobs.append(job)
         return job.name
 
+    # What an alignment costs is a change: without one there is nothing to compare.
+    sets = study["companions"]["sets"] if study["alignments"] else []
+
     for model in models:
         add("score_items", model, "base")
+        for of in sets:
+            add("score_companions", model, "base", of=of)
         for name, alignment in study["alignments"].items():
             trained = elsewhere.is_trained(alignment)
             answered = []
@@ -91,6 +101,11 @@ def jobs_of(study: Mapping) -> list[Job]:
                 if own and alignment["target"]:
                     add("diagnose_alignment", model, run, *before)
                 add("score_items", model, run, *before, weights=checkpoint)
+                for of in sets:
+                    add("score_companions", model, run, *before, weights=checkpoint, of=of)
                 for share in shares:
-                    add("score_items", model, f"{run}@{share:.2f}", *before)
+                    on_the_way = f"{run}@{share:.2f}"
+                    add("score_items", model, on_the_way, *before)
+                    for of in sets:
+                        add("score_companions", model, on_the_way, *before, of=of)
     return jobs

@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from spillover import arms, derived, other_attributes
 from spillover.alignment.settings import check_objective
 from spillover.core.errors import InputError
+from spillover.data import own_companions
+from spillover.data.companions import SETS
 from spillover.elsewhere import KINDS, base_of, is_trained, made_elsewhere
 
 # What decides which items an alignment is trained and evaluated on.
@@ -64,16 +66,22 @@ def forms(config: Mapping) -> dict:
 
     Returns
     -------
-    ``scoring``, ``cloze`` (its settings) and ``pairs`` (formats of what is trained on here).
+    ``scoring``, ``cloze`` (its settings), ``pairs`` (formats of what is trained on here),
+    ``texts`` (whether companion sets have plain texts) and ``letters`` (how many their questions
+    need; 0 for none).
     """
     evaluation = config["evaluation"]
     trained = list(filter(is_trained, config["alignments"].values()))
     # Prompts of other attributes are asked in words, whatever the form of the pairs.
+    companions = config["companions"]
+    sets = [own_companions.set_of(name, companions["own"]) for name in companions["sets"]]
     words = {"cloze" for alignment in trained if other_attributes.of(alignment)}
     return {
         "scoring": evaluation["scoring"],
         "cloze": evaluation["cloze"],
         "pairs": sorted({alignment["pairs"]["format"] for alignment in trained} | words),
+        "texts": any(not of.chat for of in sets),
+        "letters": max((of.letters for of in sets), default=0),
     }
 
 
@@ -113,6 +121,25 @@ def check(config: Mapping, attributes: Collection[str]) -> None:
     _check_contrasts(config)
     arms.check(config)
     _check_names(config)
+    _check_companions(config)
+
+
+def _check_companions(config: Mapping) -> None:
+    """Companion sets are published ones, or the study's own."""
+    companions = config["companions"]
+    for name, own in companions["own"].items():
+        key = f"companions.own.{name}"
+        if name in SETS:
+            raise InputError(f"{key}: a published set has this name; expected another")
+        own_companions.check(key, own)
+    known = [*SETS, *companions["own"]]
+    for name in companions["sets"]:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+            raise InputError(
+                f"companions.sets: expected of {', '.join(known)}; found {name!r}, the nearest is "
+                f"{nearest!r}"
+            )
 
 
 def _check_names(config: Mapping) -> None:

@@ -16,6 +16,7 @@ from spillover.alignment.memory import GB, disk_bytes
 from spillover.alignment.settings import skeleton
 from spillover.data import other_prompts, samples
 from spillover.data import pairs as preference
+from spillover.data.own_companions import set_of
 from spillover.jobs import Job, jobs_of
 from spillover.models.load import load_tokenizer
 from spillover.models.size import active_parameters, served_bytes
@@ -48,6 +49,7 @@ class Tokens:
     folders : of each model, its configuration and tokenizer.
     items : item tables of all evaluated attributes, together.
     heldout : of each alignment its held-out items.
+    sets : items of the companion sets.
     machine : ``tokens_per_batch`` or None.
 
     Attributes
@@ -55,8 +57,8 @@ class Tokens:
     counted, of : in how many distinct questions about items, and of how many.
     """
 
-    def __init__(self, study, folders, items, heldout, machine):
-        self.study, self.folders, self.items = study, folders, items
+    def __init__(self, study, folders, items, heldout, sets, machine):
+        self.study, self.folders, self.items, self.sets = study, folders, items, sets
         self.heldout, self.tokens_per_batch = heldout, machine["tokens_per_batch"]
         self.blocks = study["evaluation"]["blocks_per_attribute"]
         self.known: dict[tuple, int] = {}
@@ -75,9 +77,25 @@ class Tokens:
         settings = self.study["alignments"].get(job.alignment, {})
         return n_tokens if derived.strength(settings) is None else 2 * n_tokens
 
+    def companions(self, job: Job) -> int:
+        """Tokens through the model in scoring a companion set."""
+        key = ("companions", job.model, job.of)
+        if key not in self.known:
+            tokenizer = load_tokenizer(
+                self.folders[job.model], studies.chat_template(self.study, job.model)
+            )
+            self.known[key] = scoring_tokens.count_companions(
+                self.sets[job.of],
+                tokenizer,
+                set_of(job.of, self.study["companions"]["own"]).chat,
+                self.tokens_per_batch,
+            )
+        settings = self.study["alignments"].get(job.alignment, {})
+        return self.known[key] * (1 if derived.strength(settings) is None else 2)
+
     def diagnosis(self, job: Job) -> int:
         """Tokens through the model in a diagnosis, with the adapter and without."""
-        key = (job.model, job.alignment)
+        key = ("diagnosis", job.model, job.alignment)
         if key not in self.known:
             alignment = self.study["alignments"][job.alignment]
             items = self.items[self.items["attribute"].isin(alignment["target"])]
@@ -128,13 +146,14 @@ def plan(
     items: pd.DataFrame,
     pairs: Mapping[str, pd.DataFrame],
     heldout: Mapping[str, pd.DataFrame],
+    sets: Mapping[str, pd.DataFrame],
     machine: Mapping,
 ) -> tuple[pd.DataFrame, pd.DataFrame, str]:
     """What a study will take, training by training and job by job.
 
     Parameters
     ----------
-    study, folders, items, heldout : as in :class:`Tokens`; and of the study its ``seeds``.
+    study, folders, items, heldout, sets : as in :class:`Tokens`; and of the study its ``seeds``.
     pairs : of each alignment that is trained here its preference pairs.
     machine : as in :func:`spillover.alignment.plan.choose`; ``gpu_tflops``, the rate that a GPU
         sustains (1e12 a second); ``tokens_per_batch``.
@@ -155,29 +174,28 @@ def plan(
     ]
     training, text = training_plan.plan(trainings, machine)
     jobs = jobs_of(study)
-    tokens = Tokens(study, folders, items, heldout, machine)
+    tokens = Tokens(study, folders, items, heldout, sets, machine)
     steps = training.set_index(["model", "alignment"])
     sizes = {model: _sizes(folder, study["models"][model]) for model, folder in folders.items()}
     rate = machine["gpu_tflops"] * 1e12
+    counted = {
+        "diagnose_alignment": tokens.diagnosis,
+        "answer_prompts": tokens.answering,
+        "score_items": tokens.scoring,
+        "score_companions": tokens.companions,
+    }
     rows = []
     for job in jobs:
         active, total, served, loaded = sizes[job.model]
-        n_tokens, seconds = 0, 0.0
+        n_tokens, work = 0, FORWARD
         if job.rule == "train_dpo":
             planned = steps.loc[(job.model, job.alignment)]
             n_tokens = int(planned["tokens"])
             work = TRAINING + FORWARD * bool(planned["gradient_checkpointing"])
-            seconds = work * active * n_tokens / rate
-        elif job.rule == "diagnose_alignment":
-            n_tokens = tokens.diagnosis(job)
-            seconds = FORWARD * active * n_tokens / rate
-        elif job.rule == "answer_prompts":
-            n_tokens = tokens.answering(job)
-            seconds = FORWARD * active * n_tokens / rate
-        elif job.rule == "score_items":
-            n_tokens = tokens.scoring(job)
-            seconds = FORWARD * active * n_tokens / rate
-        else:
+        elif job.rule != "quantize_model":
+            n_tokens = counted[job.rule](job)
+        seconds = work * active * n_tokens / rate
+        if job.rule == "quantize_model":
             seconds = total / QUANTIZED_RATE
         read = loaded if job.on_gpu else served
         seconds += IMPORTS + read / READ_RATE
@@ -236,6 +254,8 @@ def _lines(jobs, table: pd.DataFrame, tokens: Tokens, evaluation: Mapping, tflop
     if evaluation["scoring"] == "generate":
         how += f"; scoring at most, if every answer has {evaluation['generate']['max_new_tokens']}"
     through = [f"{n_tokens['score_items']} in scoring"]
+    if "score_companions" in n_tokens:
+        through.append(f"{n_tokens['score_companions']} in companion sets")
     if "answer_prompts" in n_tokens:
         through.append(f"at most {n_tokens['answer_prompts']} in answers to train with")
     if "diagnose_alignment" in n_tokens:

@@ -11,7 +11,13 @@ from spillover.core.errors import InputError
 from spillover.elsewhere import made_elsewhere
 
 # Folders that rules write to: Snakemake removes what is in the place of an output.
-WRITTEN = ("resources/bbq", "resources/models", "resources/model_configs", ".snakemake")
+WRITTEN = (
+    "resources/bbq",
+    "resources/companions",
+    "resources/models",
+    "resources/model_configs",
+    ".snakemake",
+)
 
 
 def check_paths(config: Mapping) -> None:
@@ -45,6 +51,9 @@ def _paths(config: Mapping) -> dict[str, tuple[str, Callable[[Path], bool], str]
         found["bbq.path"] = (config["bbq"]["path"], *folder)
     for name, parts in config["bbq"]["sets"].items():
         found |= {f"bbq.sets.{name}.{part}": (path, *file) for part, path in parts.items()}
+    for name, own in config["companions"]["own"].items():
+        if "path" in own:
+            found[f"companions.own.{name}.path"] = (own["path"], *file)
     for name, model in config["models"].items():
         key = f"models.{name}"
         if model.get("source", {}).get("type") == "path":

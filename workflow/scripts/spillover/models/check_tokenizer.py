@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
 from spillover.core.errors import InputError
-from spillover.data import prompts
+from spillover.data import companion_prompts, prompts
 from spillover.models.architecture import read_config
 from spillover.models.load import load_tokenizer, vocabulary_size
 from spillover.models.tokens import (
@@ -17,6 +17,7 @@ from spillover.models.tokens import (
     encode_continuations,
     encode_opening,
     encode_replies,
+    encode_texts,
     ends_of_response,
     letter_tokens,
 )
@@ -37,8 +38,9 @@ def check_tokenizer(
     Parameters
     ----------
     forms : ``scoring`` (``letter``, ``cloze`` or ``generate``), ``cloze`` (``prompt``,
-        ``end_of_turn``; as in :class:`spillover.scoring.cloze.Cloze`) and ``pairs``, the
-        formats of the preference pairs that models are trained on, if any are.
+        ``end_of_turn``; as in :class:`spillover.scoring.cloze.Cloze`), ``pairs``, the formats
+        of the preference pairs that models are trained on, if any are; and of companion sets
+        ``texts``, whether there are plain ones, and ``letters``, how many are asked for.
     chat_template : the user's arguments for the template.
 
     Raises
@@ -75,6 +77,14 @@ def check_tokenizer(
             tokenizer, prompts.cloze_chat(EXAMPLE), EXAMPLE["options"], end_of_turn
         )
         said += [start, *ends]
+    if forms.get("texts"):
+        start, texts = encode_texts(tokenizer, [EXAMPLE["context"]])
+        said += [start, *texts]
+    if n_letters := forms.get("letters", 0):
+        question = companion_prompts.open_question(EXAMPLE)
+        start, ends = encode_replies(tokenizer, question, EXAMPLE["options"])
+        letters = companion_prompts.LETTERS[:n_letters]
+        said += [start, *ends, letter_tokens(tokenizer, letters)]
     if max(chain(*said)) >= size:
         raise InputError(_outside(tokenizer, max(chain(*said)), size))
 

@@ -92,6 +92,27 @@ def encode_continuations(
     return shared, [whole[len(shared) :] for whole in wholes]
 
 
+def encode_texts(tokenizer, texts: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """Token ids of what stands before a text, and of each of several texts by themselves.
+
+    Every token of a text is read, the first one behind the token that begins a text or, where a
+    tokenizer has none, that ends one: as lm-eval does.
+
+    Raises
+    ------
+    InputError
+        If the tokenizer has neither.
+    """
+    first = tokenizer.bos_token_id
+    first = tokenizer.eos_token_id if first is None else first
+    if first is None:
+        raise InputError(
+            f"{tokenizer.name_or_path}: expected bos_token or eos_token in tokenizer_config.json, "
+            "to score texts behind"
+        )
+    return [first], [_encode(tokenizer, text) for text in texts]
+
+
 def _encode(tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False)
 
@@ -159,7 +180,7 @@ def ends_of_response(tokenizer, ends: int | Iterable[int] | None, size: int) -> 
     )
 
 
-def letter_tokens(tokenizer) -> list[int]:
+def letter_tokens(tokenizer, letters: str = LETTERS) -> list[int]:
     """Token ids with which an assistant's answers A, B and C begin, behind the chat template.
 
     They are taken from whole conversations, since some tokenizers join a letter with the
@@ -170,8 +191,8 @@ def letter_tokens(tokenizer) -> list[int]:
     InputError
         If the template cannot be used, or an answer's letter is not one token of its own.
     """
-    _, replies = encode_replies(tokenizer, QUESTION, LETTERS)
-    for letter, reply in zip(LETTERS, replies, strict=True):
+    _, replies = encode_replies(tokenizer, QUESTION, letters)
+    for letter, reply in zip(letters, replies, strict=True):
         if tokenizer.decode(reply[:1]).strip() != letter:
             pieces = tokenizer.convert_ids_to_tokens(reply)
             raise InputError(

@@ -10,7 +10,15 @@ import pandas as pd
 
 from spillover.report.figures import CONTEXT_NAMES
 from spillover.statistics.ranking import answer
+from spillover.statistics.tradeoff import verdicts
 
+# Changes on companion sets, their units, and by what they are multiplied for these.
+COSTS = {"language": ("thousandths of a nat a byte", 1000), "ability": ("points", 100)}
+# Of measures of companion sets, in which unit they are told, and by what they are multiplied.
+SHARES = ("accuracy", "accuracy_norm", "accuracy_letter", "accuracy_gap", "stereotype_share")
+UNITS = dict.fromkeys(SHARES, ("points", 100))
+UNITS |= dict.fromkeys(("lms", "ss", "icat"), ("per cent", 1))
+UNITS |= dict.fromkeys(("logp_per_token", "logp_per_byte", "stereotype_preference"), ("nats", 1))
 VERDICTS = ("improved", "degraded", "equivalent", "inconclusive")
 
 
@@ -125,12 +133,17 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
         )
     similar = table[table["measure"] == "similarity"].dropna(subset=["value"])
     if len(similar):
-        most = similar.loc[similar["value"].idxmax()]
+        ends = [similar.loc[similar["low"].idxmax()], similar.loc[similar["high"].idxmin()]]
         paragraphs.append(
-            "Similarity of two alignments' effects on what neither targets: median "
-            f"{similar['value'].median():.2f}, {sum(similar['low'] > 0)} of {len(similar)} "
-            f"intervals above 0; the most alike are {most['of']} and {most['to']} "
-            f"({most['value']:.2f}, {most['low']:.2f} to {most['high']:.2f})."
+            "Similarity of two alignments' effects on what neither targets: of "
+            f"{len(similar)} pairs that vary by more than noise {sum(similar['low'] > 0)} have an "
+            f"interval above 0 and {sum(similar['high'] < 0)} below; surest to be alike are "
+            + ", to be opposed ".join(
+                f"{pair['of']} and {pair['to']} "
+                f"({pair['value']:.2f}, {pair['low']:.2f} to {pair['high']:.2f})"
+                for pair in ends
+            )
+            + "."
         )
     return paragraphs
 
@@ -234,9 +247,15 @@ def ranking(table: pd.DataFrame) -> list[str]:
         + "."
     ]
     here = table[table["context"] == "both"]
+    # What the companion sets say, where there are any.
+    costs = {name: unit for name, unit in COSTS.items() if name in here}
     paragraphs.append(
         _table(
-            ["arm", "worst untargeted", "its change", "at least", "gain on target", "front", ""],
+            [
+                *("arm", "worst untargeted", "its change", "at least", "gain on target", "front"),
+                *(f"{name}, {unit}" for name, (unit, _) in costs.items()),
+                "",
+            ],
             [
                 [
                     row.arm,
@@ -245,6 +264,12 @@ def ranking(table: pd.DataFrame) -> list[str]:
                     points(row.worst_low),
                     f"{points(row.gain)} ({interval(row.gain_low, row.gain_high)})",
                     "yes" if row.on_front else "",
+                    *(
+                        f"{scale * getattr(row, name):+.1f} "
+                        f"({scale * getattr(row, f'{name}_low'):+.1f} to "
+                        f"{scale * getattr(row, f'{name}_high'):+.1f})"
+                        for name, (_, scale) in costs.items()
+                    ),
                     row.verdict,
                 ]
                 for row in here.itertuples()
@@ -252,6 +277,71 @@ def ranking(table: pd.DataFrame) -> list[str]:
         )
     )
     return paragraphs
+
+
+def tradeoff(table: pd.DataFrame, ranking: pd.DataFrame) -> list[str]:
+    """Whether changes go together over runs, and the companion study's findings.
+
+    Parameters
+    ----------
+    table, ranking : ``tradeoff.tsv`` and ``ranking.tsv`` of one model.
+    """
+    return [
+        _table(
+            ["over runs", "runs", "trainings", "seeds", "correlation", "interval", "p"],
+            [
+                [
+                    f"{row.x} and {row.y}",
+                    row.n_runs,
+                    row.n_trainings,
+                    row.n_seeds,
+                    *_correlation(row),
+                    _p(row.p),
+                ]
+                for row in table.itertuples()
+            ],
+        ),
+        "Of the companion study's findings: "
+        + "; ".join(f"*{claim}*: {told}" for claim, told in verdicts(table, ranking).items())
+        + ".",
+    ]
+
+
+def forgetting(table: pd.DataFrame, alpha: float) -> list[str]:
+    """What alignments cost: changes of whole sets that hold, ``forgetting.tsv`` of one model."""
+    whole = table[(table["part"] == "all") & table["p"].notna()]
+    held = whole[whole["p_adjusted"] < alpha]
+    said = (
+        f"Of {len(whole)} changes of companion sets {len(held)} hold after correction within an "
+        "alignment"
+    )
+    if held.empty:
+        return [f"{said}."]
+    rows = [
+        [
+            row.alignment,
+            row.minus if isinstance(row.minus, str) else "the base",
+            row.set,
+            row.measure,
+            unit,
+            f"{scale * row.base:.3g}",
+            f"{scale * row.change:+.2g}",
+            f"{scale * row.change_low:+.2g} to {scale * row.change_high:+.2g}",
+            _p(row.p_adjusted),
+        ]
+        for row in held.itertuples()
+        for unit, scale in [UNITS[row.measure]]
+    ]
+    head = ["alignment", "against", "set", "measure", "in", "was", "change", "interval"]
+    head.append("adjusted p")
+    return [f"{said}:", _table(head, rows)]
+
+
+def _correlation(row) -> tuple[str, str]:
+    """A correlation and its interval; of runs that differ no more than by noise there is none."""
+    if pd.isna(row.correlation):
+        return "none", ""
+    return f"{row.correlation:.2f}", f"{row.low:.2f} to {row.high:.2f}"
 
 
 def points(value: float) -> str:

@@ -91,7 +91,7 @@ def score(
     try:
         with torch.inference_mode():
             mode.prepare(engine, items.to_dict("records"))
-            rows = _score_blocks(items, mode, engine, done)
+            rows = score_blocks(items, mode, engine, done)
     finally:
         done.close()
     return _table(rows, items, mode)
@@ -137,10 +137,18 @@ def chunks_of(items: pd.DataFrame, mode, engine: Engine) -> Iterator[list[Block]
 
 
 def _names(items: pd.DataFrame) -> pd.Series:
-    return items["attribute"] + ":" + items["block"].astype(str)
+    blocks = items["block"].astype(str)
+    return items["attribute"] + ":" + blocks if "attribute" in items else blocks
 
 
-def _score_blocks(items: pd.DataFrame, mode, engine: Engine, done: ScoredBlocks) -> list[dict]:
+def score_blocks(items: pd.DataFrame, mode, engine: Engine, done: ScoredBlocks) -> list[dict]:
+    """Rows of all items, chunk by chunk; those of finished blocks are kept.
+
+    Parameters
+    ----------
+    items : with ``item_id`` and ``block``; of several attributes, ``attribute`` too.
+    mode : makes ``requests`` of items, has the engine ``run`` them, and ``rows`` of the values.
+    """
     progress = Progress(_names(items).nunique())
     rows: list[dict] = []
     # Chunks are those of all blocks, done or not: what is picked up and what is computed then

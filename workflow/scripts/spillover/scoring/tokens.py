@@ -6,6 +6,7 @@ import pandas as pd
 
 from spillover.models import prefix_tree
 from spillover.models.prefix_tree import Header
+from spillover.scoring import companions
 from spillover.scoring.answering import requests
 from spillover.scoring.engine import BATCHES_PER_CHUNK, TOKENS_PER_BATCH, Engine, Request, Row
 from spillover.scoring.generate import Generate
@@ -71,6 +72,16 @@ def count(
             counter.generate(requests, mode.max_new_tokens, ())
         else:
             counter.log_probabilities(requests)
+    return counter.n_tokens
+
+
+def count_companions(
+    items: pd.DataFrame, tokenizer, chat: bool, tokens_per_batch: int | None = None
+) -> int:
+    """Tokens that :func:`spillover.scoring.companions.score_companions` puts through a model."""
+    mode, counter = companions.mode_of(items, tokenizer, chat), Counter(tokens_per_batch)
+    for chunk in chunks_of(items, mode, counter):
+        counter.log_probabilities([block.requests for block in chunk])
     return counter.n_tokens
 
 

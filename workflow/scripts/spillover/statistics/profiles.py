@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from spillover.statistics import denoised
 from spillover.statistics.changes import stream
 from spillover.statistics.clustered import ClusteredMean, clustered_mean, draw_clusters, sign_flip_p
 from spillover.statistics.corrections import adjust
@@ -198,12 +199,8 @@ class _Drawn:
 
         Cells of one template, whose noise nobody knows, are left out.
 
-        Noise of the cells spreads them, which pulls a correlation to 0, and moves both
-        alignments' alike where they share items or a base, which pushes it to 1. What it adds to
-        variances and covariance, the draws add once more, and so it is taken off: once from
-        the cells as they are, twice from those drawn. Where a variance is not positive then,
-        cells vary no more than by noise: there is no correlation, and a draw of that kind
-        counts for either end of the interval.
+        Noise is taken off (:mod:`spillover.statistics.denoised`): alignments share items and a
+        base. Where cells vary no more than by noise there is no correlation.
         """
         of, to = (self.names.index(name) for name in (one, other))
         both = (self.counts[0, :, :, of] > 0) & (self.counts[0, :, :, to] > 0) & self.varies
@@ -211,17 +208,8 @@ class _Drawn:
             return {}
         with np.errstate(invalid="ignore", divide="ignore"):
             x, y = ((self.sums[..., name] / self.counts[..., name])[:, both] for name in (of, to))
-        x, y = (values - values.mean(1, keepdims=True) for values in (x, y))
-        moments = np.stack([(x * y).sum(1), (x**2).sum(1), (y**2).sum(1)])
-        noise = np.nanmean(moments[:, 1:], axis=1, keepdims=True) - moments[:, :1]
-        moments -= noise * np.where(np.arange(moments.shape[1]), 2, 1)
-        covariance, *variances = moments
-        scale = np.sqrt(np.prod(np.where(np.array(variances) > 1e-12, variances, np.nan), axis=0))
-        r = np.clip(covariance / scale, -1, 1)
-        low, high = (
-            np.quantile(np.nan_to_num(r[1:], nan=end), q)
-            for end, q in ((-1.0, alpha / 2), (1.0, 1 - alpha / 2))
-        )
+        r = denoised.correlation(x, y)
+        low, high = denoised.interval(r, alpha)
         return {"value": r[0], "low": low, "high": high}
 
 

@@ -32,6 +32,8 @@ SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
 PINS = Path(workflow.basedir) / "resources"
 
 BBQ = safe_load((PINS / "bbq.yaml").read_text())
+# Aligned runs over which a correlation is taken (statistics.tradeoff).
+FEWEST_RUNS = 4
 COMPANIONS = safe_load((PINS / "companions.yaml").read_text())
 
 
@@ -498,8 +500,8 @@ def get_sets():
 
 
 def has_tradeoff():
-    """Whether language is measured, which the trade-off sets against the rest."""
-    return "language" in get_kinds().values()
+    """Whether there are runs to correlate, and language, which is set against the rest."""
+    return "language" in get_kinds().values() and len(get_all_runs()) > FEWEST_RUNS
 
 
 def get_set(name):

@@ -37,6 +37,14 @@ TABLES = {
     "mitigation": ("ranking",),
     "tradeoff": ("forgetting", "tradeoff", "ranking"),
 }
+# Figures beside what is said, by how their names begin.
+FIGURES = {
+    "matrix": ("matrix_",),
+    "trajectory": ("along_",),
+    "sizes": ("along_items_",),
+    "mitigation": ("ranking_",),
+    "tradeoff": ("tradeoff_", "ranking_"),
+}
 HEAD = """\
 # Findings
 
@@ -79,7 +87,7 @@ def section(study: str, results: Path, figures: Path) -> list[str]:
             parts.append(f"### {model}")
         parts += _said(read(folder, study, model), config.get("statistics", {}).get("alpha", ALPHA))
     for path in sorted((folder / "figures").glob("*.svg")):
-        if path.name.startswith(("matrix_", "along_", "ranking_", "tradeoff_")):
+        if path.name.startswith(FIGURES[study]):
             name = f"{study}_{path.name.removeprefix(f'{study}_')}"
             shutil.copyfile(path, figures / name)
             parts.append(f"![{path.stem.replace('_', ' ')}](findings/{name})")

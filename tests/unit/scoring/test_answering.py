@@ -70,3 +70,14 @@ def test_tokens_are_counted_as_if_every_answer_were_as_long_as_it_may_be(folder)
     # What they begin with runs once.
     several = count_answers(prompts(4), tokenizer, 5)
     assert len(one) + 4 * 4 < several < 4 * (len(one) + 4)
+
+
+def test_nothing_is_kept_for_gradients(folder):
+    """What they need of every token would fill the memory: 19 GB for 128 answers of SmolLM2."""
+    model, tokenizer = load_model(folder, dtype="float32", device="cpu"), load_tokenizer(folder)
+    model.requires_grad_(True)
+    kept = []
+    model.register_forward_hook(lambda module, args, output: kept.append(output.logits.grad_fn))
+    answering.answer(prompts(2), model, tokenizer, 4)
+    assert kept
+    assert not any(kept)

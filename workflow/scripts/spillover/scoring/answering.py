@@ -49,7 +49,9 @@ def answer(
         If every answer is empty, or the model or its chat template cannot be used.
     """
     blocks, stop = requests(prompts, tokenizer), stop_tokens(model, tokenizer)
-    found = Engine(model, tokens_per_batch).generate(blocks, max_new_tokens, stop)
+    # With gradients, what they need of every step would be kept.
+    with torch.inference_mode():
+        found = Engine(model, tokens_per_batch).generate(blocks, max_new_tokens, stop)
     tokens = [answer for block in found for answer in block]
     # A template may write an answer without the spaces around it.
     texts = [tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in tokens]

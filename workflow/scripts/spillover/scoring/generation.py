@@ -10,7 +10,6 @@ import torch
 from transformers import GenerationConfig
 
 from spillover.models import prefix_tree
-from spillover.models.growing_cache import growing
 from spillover.models.prefix_tree import Header, PrefixTree
 
 
@@ -47,7 +46,7 @@ def behind_trees(
     places = torch.arange(width, device=device).expand(len(trees), width)
     answers = torch.full((len(trees), width, max_new_tokens), stop[0], device=device)
     stops = torch.tensor(stop, device=device)
-    cache = growing(prefix_tree.cache_behind(header, len(trees)))
+    cache = prefix_tree.cache_behind(header, len(trees))
     inputs = prefix_tree.inputs_of_rows(model, trees, ends, header)
     logits = _logits(model, inputs, cache, width)
     positions = inputs["position_ids"][:, -width:]

@@ -42,6 +42,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
         machine = {"device": "cpu", "gpu_memory": None, "training_tokens_per_batch": None}
         machine |= {"checkpoint_steps": 1, "checkpoint_minutes": 10, "report_to": list(report_to)}
         config = {"evaluation": {"scoring": "letter", "cloze": {}}, "alignments": {}}
+        config["companions"] = {"sets": [], "own": {}}
         snakemake = SimpleNamespace(
             input=SimpleNamespace(
                 pairs=tmp_path / "train.parquet",

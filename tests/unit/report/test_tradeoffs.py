@@ -40,4 +40,4 @@ def test_runs_stand_where_their_changes_are(runs):
     assert axes.get_title() == "language and ability: r = 0.50 (0.10 to 0.90)"
     table["correlation"] = None
     figure = tradeoffs.tradeoff(runs, table, "m", [], 0.05)
-    assert figure.axes[0].get_title().endswith("too few runs")
+    assert figure.axes[0].get_title().endswith("ability: no correlation")

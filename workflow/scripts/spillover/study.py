@@ -134,12 +134,15 @@ def _check_companions(config: Mapping) -> None:
         own_companions.check(key, own)
     known = [*SETS, *companions["own"]]
     for name in companions["sets"]:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
-            raise InputError(
-                f"companions.sets: expected of {', '.join(known)}; found {name!r}, the nearest is "
-                f"{nearest!r}"
-            )
+        _check_known("companions.sets", name, known)
+
+
+def _check_known(key: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, 1, cutoff=0)[0]
+        raise InputError(
+            f"{key}: expected of {', '.join(known)}; found {name!r}, the nearest is {nearest!r}"
+        )
 
 
 def _check_names(config: Mapping) -> None:
@@ -210,12 +213,7 @@ def _check_attributes(config: Mapping, published: Collection[str]) -> None:
             named[key] = other_attributes.of_term(alignment, term)
     for key, attributes in named.items():
         for attribute in attributes:
-            if attribute not in known:
-                nearest = difflib.get_close_matches(attribute, known, 1, cutoff=0)[0]
-                raise InputError(
-                    f"{key}: expected of {', '.join(known)}; found {attribute!r}, the nearest is "
-                    f"{nearest!r}"
-                )
+            _check_known(key, attribute, known)
 
 
 def _check_elsewhere(config: Mapping) -> None:

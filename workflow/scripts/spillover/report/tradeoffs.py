@@ -26,7 +26,8 @@ def tradeoff(
     controls : alignments that are controls, drawn in grey.
     alpha : the bars are intervals at level 1 - alpha.
 
-    Open: a run on the way of a training; its name is left out. Above each panel the correlation.
+    Open: a run on the way of a training; its name is left out. Above each panel the correlation,
+    of which there is none with too few runs, or with runs that differ no more than by noise.
     """
     of_model = runs[runs["model"].astype(str) == str(model)]
     pairs = table[table["model"].astype(str) == str(model)]
@@ -56,7 +57,7 @@ def tradeoff(
                 axes.annotate(
                     alignment, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=6
                 )
-        told = "too few runs"
+        told = "no correlation"
         if pd.notna(row.correlation):
             told = f"r = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})"
         axes.set_title(f"{row.x} and {row.y}: {told}", fontsize=9)

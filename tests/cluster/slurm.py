@@ -20,7 +20,8 @@ PROGRAMS = ("munged", "slurmctld", "slurmd")
 ACCOUNTING = ("slurmdbd", "mariadbd")
 # What GPUs are made of.
 GPUS = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random")
-# A node's memory, MB: made up, as its CPUs and its GPUs are; jobs ask for what real ones need.
+# A node's CPUs and memory (MB): made up, as its GPUs are; jobs ask for what real ones need.
+CPUS = 32
 MEMORY = 256000
 
 SLURM_CONF = """\
@@ -49,7 +50,7 @@ KillWait=10
 MinJobAge={min_job_age}
 JobRequeue=1
 {accounting}
-NodeName={host} CPUs=32 RealMemory={memory} Gres=gpu:4 State=UNKNOWN
+NodeName={host} CPUs={cpus} RealMemory={memory} Gres=gpu:4 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE OverTimeLimit=0 State=UP
 """
 
@@ -121,6 +122,7 @@ class Slurm:
             node_timeout=node_timeout,
             min_job_age=min_job_age,
             memory=MEMORY,
+            cpus=CPUS,
             accounting=WITH if accounting else WITHOUT,
         )
 

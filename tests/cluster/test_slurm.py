@@ -31,10 +31,14 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def undisturbed(published, model, tmp_path_factory):
-    """Results of the study on this machine, without a cluster and without a fault."""
+    """Results of the study on this machine, without a cluster and without a fault.
+
+    As many threads a job as on the cluster, also where the machine has fewer: how a product is
+    divided among them moves its last bits.
+    """
     workflow = Workflow(tmp_path_factory.mktemp("undisturbed") / "checkout")
     workflow.configure(study(published, model))
-    process = faults.driver(workflow, "--cores", "2")
+    process = faults.driver(workflow, "--cores", str(slurm.CPUS))
     assert process.wait(LONG) == 0, log(workflow)
     return faults.results(workflow)
 

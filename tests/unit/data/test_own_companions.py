@@ -1,12 +1,18 @@
 """Companion sets of a study's own: files and data sets of the hub, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from hub_server import COMMIT, Hub
 from spillover.core.errors import InputError
 from spillover.data import companions, own_companions
 
+SCRIPTS = Path(__file__).parents[3] / "workflow" / "scripts"
 QUESTIONS = {"question": "stem", "options": "choices.text", "gold": "answer"}
 
 
@@ -133,3 +139,60 @@ def test_without_a_network_the_hub_is_told_in_one_line(monkeypatch, tmp_path):
         own_companions.fetch("companions.own.arc", {"repo": "nobody/has-this", "text": "t"})
     assert str(error.value).startswith("companions.own.arc: nobody/has-this cannot be had: ")
     assert "\n" not in str(error.value)
+
+
+ON_THE_HUB = """
+import json, sys
+from spillover.data import own_companions
+own = json.loads(sys.argv[1])
+items = own_companions.items("arc", own, own_companions.fetch("arc", own))
+print(items[["question", "options", "gold"]].to_json(orient="records"))
+"""
+
+
+def test_a_data_set_of_the_hub_is_read_at_its_revision(tmp_path):
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    parts = {
+        "configs": [
+            {"config_name": "easy", "data_files": [{"split": "test", "path": "easy.jsonl"}]}
+        ]
+    }
+    (folder / "README.md").write_text(f"---\n{json.dumps(parts)}\n---\n")
+    row = {"q": "Is it?", "choices": {"text": ["yes", "no"], "label": ["A", "B"]}, "key": "B"}
+    (folder / "easy.jsonl").write_text(json.dumps(row))
+    own = {
+        "repo": "some/data",
+        "name": "easy",
+        "revision": COMMIT,
+        "question": "q",
+        "options": "choices.text",
+        "labels": "choices.label",
+        "gold": "key",
+    }
+    hub = Hub(folder)
+    environment = {
+        "PYTHONPATH": str(SCRIPTS),
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HOME": str(tmp_path / "cache"),
+        "NO_PROXY": "127.0.0.1",
+    }
+
+    def read(own: dict) -> subprocess.CompletedProcess:
+        """In a process of its own: the hub's client reads its environment when imported."""
+        return subprocess.run(
+            [sys.executable, "-c", ON_THE_HUB, json.dumps(own)],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+
+    done = read(own)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [{"question": "Is it?", "options": ["yes", "no"], "gold": 1}]
+    assert "examples" not in done.stderr  # no progress bar in a job's log
+    other = read(own | {"revision": COMMIT[::-1]})
+    assert other.returncode != 0
+    assert "arc: some/data cannot be had: " in other.stderr
+    hub.shutdown()
+    hub.server_close()

@@ -1,11 +1,13 @@
 """Cloze scoring with all unknown phrases chooses what lm-eval's ``bbq`` task chooses, and
-companion sets score as its tasks do.
+companion sets score as its tasks do: those of them that it has and that are not asked in a chat.
 
 lm-eval (0.4.13) is no dependency of the workflow: without it this test is skipped. The model is
 that of the default study if it was fetched, else a tiny random one.
 """
 
 import importlib.util
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from spillover.data.samples import spread_blocks
 from spillover.models.load import load_model, load_tokenizer
 from spillover.scoring.companions import score_companions
 from spillover.scoring.score import score
+from spillover.statistics.companions import quantities
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed"
@@ -98,33 +101,74 @@ def test_cloze_with_all_unknowns_chooses_what_lm_eval_chooses(folder, items):
     assert max(differences) < 1e-3
 
 
-def test_companion_sets_score_as_lm_eval_scores(folder):
-    """As its tasks winogender (options behind a context) and crows_pairs (texts alone) ask."""
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
+def lm_eval_task(folder, path: str, name: str, documents: list[dict], data: Path) -> dict:
+    """What lm-eval says of documents by one of its own tasks, read from a file in place of the hub.
 
-    items = pd.DataFrame(
-        {
-            "item_id": ["a:0", "a:1"],
-            "block": ["0", "1"],
-            "context": ["The grandson told the grandfather. \u2018He\u2019 refers to the", ""],
-            "question": "",
-            "options": [
-                ["grandson", "grandfather"],
-                ["The grandson was old.", "The grandfather was old."],
-            ],
-        }
+    Its measures, and for each document the log-probabilities of its choices.
+    """
+    from lm_eval import simple_evaluate, tasks
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    task = load_yaml(Path(tasks.__file__).parent / path)
+    data.write_text("\n".join(map(json.dumps, documents)))
+    del task["dataset_name"]
+    task |= {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}}
+    result = simple_evaluate(
+        model=HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=8),
+        tasks=[task],
+        bootstrap_iters=0,
+        verbosity="ERROR",
     )
-    requests = [
-        ("The grandson told the grandfather. \u2018He\u2019 refers to the", " grandson"),
-        ("The grandson told the grandfather. \u2018He\u2019 refers to the", " grandfather"),
-        ("", "The grandson was old."),
-        ("", "The grandfather was old."),
-    ]
-    lm = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=2)
-    instances = [Instance("loglikelihood", {}, of, i) for i, of in enumerate(requests)]
-    theirs = [logp for logp, _ in lm.loglikelihood(instances)]
+    samples = sorted(result["samples"][name], key=lambda sample: sample["doc_id"])
+    logp = [[float(value) for (value, _) in sample["filtered_resps"]] for sample in samples]
+    return {"measures": result["results"][name], "logp": np.array(logp)}
+
+
+def own_values(folder, items) -> pd.DataFrame:
+    """This workflow's log-probabilities of the options of items."""
     model = load_model(folder, "none", "float32", "cpu")
-    ours = score_companions(items, model, load_tokenizer(folder), chat=False)
-    found = [value for row in ours["logp"] for value in row]
-    assert found == pytest.approx(theirs, abs=1e-3)
+    return score_companions(items, model, load_tokenizer(folder), chat=False)
+
+
+def test_winogender_scores_as_lm_evals_task(folder, companion_items, tmp_path):
+    items = companion_items("winogender").iloc[::20]
+    documents = []
+    for item in items.to_dict("records"):
+        sentence, pronoun = re.fullmatch(
+            "(.*) \u2018(.*)\u2019 refers to the", item["context"]
+        ).groups()
+        occupation, participant = item["options"]
+        documents.append(
+            {
+                "sentence": sentence,
+                "pronoun": pronoun.lower(),
+                "occupation": occupation,
+                "participant": participant,
+                "label": int(item["gold"]),
+            }
+        )
+    path = "winogender/winogender.yaml"
+    theirs = lm_eval_task(folder, path, "winogender_all", documents, tmp_path / "items.json")
+    ours = own_values(folder, items)
+    logp = np.array(ours["logp"].tolist())
+    print(f"{len(items)} items, largest difference {np.abs(logp - theirs['logp']).max():.1e}")
+    np.testing.assert_allclose(logp, theirs["logp"], atol=1e-3)
+    right = quantities("coreference", items, ours)["right"].mean()
+    assert right == pytest.approx(theirs["measures"]["acc,none"])
+
+
+def test_crows_pairs_scores_as_lm_evals_task(folder, companion_items, tmp_path):
+    items = companion_items("crows_pairs").iloc[::40]
+    documents = [
+        {"sent_more": more, "sent_less": less, "bias_type": group}
+        for (more, less), group in zip(items["options"], items["group"], strict=True)
+    ]
+    path = "crows_pairs/crows_pairs_english.yaml"
+    theirs = lm_eval_task(folder, path, "crows_pairs_english", documents, tmp_path / "items.json")
+    ours = own_values(folder, items)
+    logp = np.array(ours["logp"].tolist())
+    print(f"{len(items)} pairs, largest difference {np.abs(logp - theirs['logp']).max():.1e}")
+    np.testing.assert_allclose(logp, theirs["logp"], atol=1e-3)
+    stereotype = quantities("crows_pairs", items, ours)["stereotype"].mean()
+    assert stereotype == pytest.approx(theirs["measures"]["pct_stereotype,none"])

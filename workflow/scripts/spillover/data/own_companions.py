@@ -1,5 +1,6 @@
 """Companion sets of a study's own: a data set of the hub, or a file, and what its columns are."""
 
+import json
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -9,11 +10,17 @@ import pandas as pd
 from spillover.core.errors import InputError, first_line
 from spillover.data.companions import SETS, CompanionSet
 
-# How a file of the user's is read, by its suffix.
-AS_THEY_ARE = {"dtype": False, "convert_dates": False}  # "2" is a label, and 2 an index
+
+def _json_lines(path: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        [json.loads(line) for line in Path(path).open(encoding="utf-8") if line.strip()]
+    )
+
+
+# How a file of the user's is read, by its suffix. JSON is not pandas': "2" is a label, 2 an index.
 FORMATS = {
-    ".jsonl": lambda path: pd.read_json(path, lines=True, **AS_THEY_ARE),
-    ".json": lambda path: pd.read_json(path, **AS_THEY_ARE),
+    ".jsonl": _json_lines,
+    ".json": lambda path: pd.DataFrame(json.loads(Path(path).read_text(encoding="utf-8"))),
     ".csv": pd.read_csv,
     ".parquet": pd.read_parquet,
 }
@@ -78,6 +85,7 @@ def fetch(key: str, own: Mapping) -> pd.DataFrame:
             return FORMATS[Path(source).suffix](source)
         import datasets
 
+        datasets.disable_progress_bars()
         settings = {"revision": own.get("revision", "main"), "split": own.get("split", "test")}
         return datasets.load_dataset(source, own.get("name"), **settings).to_pandas()
     except Exception as error:  # whatever the libraries and the network raise

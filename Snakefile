@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 min_version("9.14")
 
 # For other working directories than the checkout, if they have no config.yaml of their own.
-DEFAULT_STUDY = str(Path(workflow.basedir) / "config.yaml")
+DEFAULT_STUDY = str(Path(workflow.current_basedir) / "config.yaml")
 
 # A study file stands for itself: Snakemake would merge it into config.yaml, and run the
 # models of both.
@@ -21,6 +21,7 @@ include: "workflow/rules/alignment.smk"
 include: "workflow/rules/scoring.smk"
 include: "workflow/rules/statistics.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/findings.smk"
 include: "workflow/rules/plan.smk"
 
 
@@ -64,10 +65,12 @@ localrules:
     plot_trajectory,
     plot_ranking,
     plot_tradeoff,
+    write_findings,
+    findings,
 
 
 rule all:
-    """The whole study: predictions (so that a lost one is made again), tables and figures."""
+    """The whole study: predictions (so that a lost one is made again), tables, figures, page."""
     default_target: True
     input:
         rules.adapters.input,
@@ -75,3 +78,4 @@ rule all:
         rules.companions.input,
         rules.tables.input,
         rules.figures.input,
+        rules.findings.input,

@@ -91,6 +91,7 @@ def test_a_disk_that_fills_up_is_told_in_a_line_at_every_stage(
         "score_items",
         "compute_metrics",
         "plot_bias_scores",
+        "write_findings",
     ):
         disk(100_000)
         workflow.run("--omit-from", rule)

@@ -74,6 +74,7 @@ def test_oracles_have_their_rows_and_verdicts(workflow, published, items, tmp_pa
         "test_contrasts",
         "plot_accuracy_change",
         "plot_bias_scores",
+        "write_findings",
     }
     workflow.run()
     results = workflow.folder / "results/oracles"

@@ -114,6 +114,7 @@ def test_figures_and_report_are_made(finished):
     assert "accuracy_change_gender.svg" in page
     assert "Filled points" in page
     assert "contrasts.tsv" in page
+    assert "findings.html" in page
 
 
 def test_nothing_is_left_to_do(finished):
@@ -133,7 +134,7 @@ def test_settings_of_the_machine_rerun_nothing(finished):
 
 
 TABLES = {"compute_metrics": 1, "test_spillover": 1, "test_contrasts": 1}
-FIGURES = {"plot_accuracy_change": 1, "plot_bias_scores": 1}
+FIGURES = {"plot_accuracy_change": 1, "plot_bias_scores": 1, "write_findings": 1}
 
 
 def test_a_lost_prediction_reruns_its_scoring_and_the_tables(finished):

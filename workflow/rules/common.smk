@@ -4,12 +4,15 @@ import os
 import re
 import shutil
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "scripts"))
+# Not the main Snakefile's folder: this workflow may be another's module.
+ROOT = Path(workflow.current_basedir).parents[1]
+sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from snakemake.logging import logger
 from spillover import (
@@ -28,8 +31,9 @@ from spillover.core.provenance import fingerprint
 from spillover.data.own_companions import set_of
 from yaml import safe_load
 
-SCHEMA = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
-PINS = Path(workflow.basedir) / "resources"
+SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
+PINS = ROOT / "resources"
+PAGE = ROOT / "workflow" / "report" / "findings"
 
 BBQ = safe_load((PINS / "bbq.yaml").read_text())
 # Aligned runs over which a correlation is taken (statistics.tradeoff).
@@ -46,6 +50,9 @@ def blame(error):
         return "--config " + " ".join(f"{name}={given[name]}" for name in names)
     return " ".join(map(str, workflow.overwrite_configfiles)) or "config.yaml"
 
+
+# As it was given, without defaults: what a study's page repeats.
+GIVEN = deepcopy(config)
 
 try:
     for study_file in workflow.overwrite_configfiles or workflow.configfiles:
@@ -472,6 +479,51 @@ def get_control(wildcards):
 def get_shown_alignments():
     """Alignments with figures of their own: those that are no mere control of another."""
     return arms.shown(config)
+
+
+def get_shown(wildcards):
+    """What a study's page tells of each alignment that is no mere control."""
+    return {
+        name: {key: config["alignments"][name][key] for key in ("target", "control")}
+        for name in get_shown_alignments()
+    }
+
+
+def get_given_config(wildcards):
+    """The configuration as it was given, but for the machine, which changes no result."""
+    return {key: value for key, value in GIVEN.items() if key != "machine"} | {
+        "study": config["study"]
+    }
+
+
+def get_training_tables(wildcards):
+    """By model and alignment, what tells of learning: of each seed, as far as there is any."""
+    files = get_adapter_results()
+    return {
+        model: {
+            name: {
+                kind: [
+                    f"results/{config['study']}/{model}/{run}/{kind}.tsv"
+                    for run in get_runs_of(derived.origins(config, name))
+                    if f"{run}/{kind}.tsv" in files
+                ]
+                for kind in ("diagnostics", "training")
+            }
+            for name in get_shown_alignments()
+        }
+        for model in get_models()
+    }
+
+
+def get_training_files(wildcards):
+    """All tables that tell of learning."""
+    return [
+        file
+        for alignments in get_training_tables(wildcards).values()
+        for kinds in alignments.values()
+        for files in kinds.values()
+        for file in files
+    ]
 
 
 def get_change_tables(wildcards):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from spillover.report.figures import CONTEXT_NAMES
+from spillover.report.words import listed, name_of
 from spillover.statistics.ranking import answer
 from spillover.statistics.tradeoff import verdicts
 
@@ -38,7 +39,7 @@ def matrix(table: pd.DataFrame, alpha: float) -> list[str]:
         f"{net['alignment'].nunique()} alignments, {_what(controls)}: "
         + "; ".join(
             f"of {len(here)} {CONTEXT_NAMES[context]} cells off the diagonal "
-            + _listed(f"{sum(here['verdict'] == v)} {v}" for v in VERDICTS)
+            + listed(f"{sum(here['verdict'] == v)} {v}" for v in VERDICTS)
             for context, here in cells.groupby("context")
         )
         + f" (corrected as one family a context; {_span(cells['n_templates'])} templates a cell)."
@@ -53,7 +54,7 @@ def matrix(table: pd.DataFrame, alpha: float) -> list[str]:
                 [
                     [
                         row.alignment,
-                        _name(row.attribute),
+                        name_of(row.attribute),
                         CONTEXT_NAMES[row.context],
                         points(row.delta_accuracy),
                         interval(row.delta_low, row.delta_high),
@@ -70,7 +71,7 @@ def matrix(table: pd.DataFrame, alpha: float) -> list[str]:
             "no cell's change holds after correction."
             if bias.empty
             else "; ".join(
-                f"{row.alignment} on {_name(row.attribute)}, {CONTEXT_NAMES[row.context]}, "
+                f"{row.alignment} on {name_of(row.attribute)}, {CONTEXT_NAMES[row.context]}, "
                 f"{100 * row.delta_bias:+.1f} hundredths (adjusted p {_p(row.bias_p_adjusted)})"
                 for row in bias.itertuples()
             )
@@ -104,7 +105,7 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
             if rows.empty:
                 continue
             ends = [
-                f"{_name(row[column])} ({points(row['value'])}, "
+                f"{name_of(row[column])} ({points(row['value'])}, "
                 f"{interval(row['low'], row['high'])})"
                 for row in (rows.iloc[0], rows.iloc[-1])
             ]
@@ -114,7 +115,7 @@ def profiles(table: pd.DataFrame, alpha: float) -> list[str]:
             parts.append(
                 f"{what} goes from {' to '.join(ends)}; {better} of {len(rows)} are for the "
                 f"better and {worse} for the worse after correction, and "
-                f"{_name(rows.iloc[0][column])} is the lowest in "
+                f"{name_of(rows.iloc[0][column])} is the lowest in "
                 f"{100 * rows.iloc[0]['worst_share']:.0f} % of draws of templates"
             )
         paragraphs.append(f"In {name} contexts " + ". Here ".join(parts) + ".")
@@ -259,7 +260,7 @@ def ranking(table: pd.DataFrame) -> list[str]:
             [
                 [
                     row.arm,
-                    _name(row.worst_attribute),
+                    name_of(row.worst_attribute),
                     points(row.worst),
                     points(row.worst_low),
                     f"{points(row.gain)} ({interval(row.gain_low, row.gain_high)})",
@@ -362,18 +363,9 @@ def _what(controls: set[str]) -> str:
     return "each net of its control" if controls else "without controls"
 
 
-def _name(attribute: str) -> str:
-    return str(attribute).replace("_", " ")
-
-
 def _span(values: pd.Series) -> str:
     low, high = int(values.min()), int(values.max())
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _listed(parts: Iterable[str]) -> str:
-    *most, last = parts
-    return f"{', '.join(most)} and {last}"
 
 
 def _table(head: list[str], rows: Iterable[Iterable[str]]) -> str:

@@ -1,0 +1,122 @@
+"""The findings of a study on one page that opens without a network."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+from spillover.core.files import read_table, replacing
+from spillover.core.logs import log_to
+from spillover.data.samples import asked_items, heldout_for
+from spillover.report import doubts, findings, page, sources
+from spillover.report.answer import answers, models_apart, summary
+from spillover.report.examples import examples
+from spillover.report.flows import flows
+from spillover.report.learnt import learnt
+from spillover.statistics import runs
+
+
+def learnt_by_all() -> dict:
+    """By model and alignment what was seen of learning."""
+    found = {}
+    for model, alignments in params.training.items():
+        for name, files in alignments.items():
+            read = {
+                kind: [pd.read_csv(path, sep="\t") for path in of] for kind, of in files.items()
+            }
+            seen = learnt(read["diagnostics"], read["training"], settings["alpha"])
+            if seen is not None:
+                found[model, name] = seen
+    return found
+
+
+def changed_items(answer) -> dict:
+    """Examples of an alignment with its first seed."""
+    files = params.runs[answer.model]
+    asked = asked_items(items, heldout_for(answer.alignment, heldout), params.blocks)
+    base = runs.read_run(files["base"], items, asked)
+    aligned = next(iter(runs.read_seeds(files, answer.alignment, items, asked).values()))
+    return examples(items, base, aligned, answer.targets)
+
+
+def further() -> list[str]:
+    """What tables over several alignments say, in a sentence each."""
+    said = models_apart(tables.get("contrasts"), params.contrasts)
+    if "ranking" in tables:
+        for model, table in tables["ranking"].groupby("model", sort=False):
+            said.append(f"{model}: {findings.ranking(table)[0]}")
+    return said
+
+
+with log_to(snakemake.log[0]):
+    params, settings = snakemake.params, snakemake.params.statistics
+    tables = {Path(path).stem: pd.read_csv(path, sep="\t") for path in snakemake.input.tables}
+    items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
+    heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
+    n_templates = items.groupby("attribute")["template"].nunique().to_dict()
+    found = answers(tables, params.shown, learnt_by_all(), n_templates, settings)
+    seeds = params.seeds
+
+    checks = [check for answer in found for check in doubts.of_answer(answer)]
+    if found:
+        checks += [doubts.of_seeds(answer, tables["aggregate"]) for answer in found]
+        rules = (doubts.of_rules(answer, tables["cloze_rules"], seeds) for answer in found)
+        checks += [check for check in rules if check is not None]
+    if len(tables["position"]):
+        checks += doubts.of_places(tables["position"])
+    manifests = {
+        Path(path).parent.name: json.loads(Path(path).read_text())
+        for path in snakemake.input.manifests
+    }
+    checks += doubts.of_splits(manifests)
+    checks += doubts.of_weights(params.models)
+    checks += doubts.of_unparsed(tables["metrics"])
+    checks += doubts.of_caveats(params.caveats)
+
+    drawn = [
+        flows(tables["transitions"], answer.model, answer.alignment, context, answer.targets)
+        for answer in found
+        for context in ("ambig", "disambig")
+    ]
+    metrics = tables["metrics"]
+    bases = metrics[(metrics["run"] == "base") & (metrics["label_type"] == "all")]
+    html = page.render(
+        snakemake.input.page[0].rpartition("/")[0],
+        study=snakemake.wildcards.study,
+        title=page.title(found),
+        answers=found,
+        summary=summary(found),
+        bases=bases.itertuples(index=False),
+        margin=f"{100 * settings['equivalence_margin']:g}",
+        further=further(),
+        doubts=doubts.told_once(checks),
+        doubted=doubts.of_each(checks, found),
+        figures=page.figures(snakemake.input.figures, found),
+        flows=[one for one in drawn if one is not None],
+        examples=[
+            {"model": a.model, "alignment": a.alignment, "examples": changed_items(a)}
+            for a in found
+        ],
+        seed=seeds[0] if len(seeds) > 1 else None,
+        tables=[page.table_of(path) for path in snakemake.input.tables],
+        sources=[
+            {
+                "name": Path(folder).name,
+                "told": sources.told(json.loads((Path(folder) / "source.json").read_text())),
+            }
+            for folder in snakemake.input.models
+        ],
+        commit=sources.commit(),
+        versions=sources.versions(),
+        machine=sources.machine(),
+        durations=sources.durations(Path(snakemake.output[0]).parent).to_dict("records"),
+        configuration=yaml.safe_dump(
+            json.loads(json.dumps(params.config)), sort_keys=False, allow_unicode=True
+        ),
+        citations=sources.citations(
+            bool(snakemake.input.manifests),
+            any(model.get("quantization") == "nf4" for model in params.models.values()),
+        ),
+    )
+    with replacing(Path(snakemake.output[0])) as path:
+        path.write_text(html)

@@ -117,6 +117,29 @@ def test_figures_and_report_are_made(finished):
     assert "findings.html" in page
 
 
+def test_the_page_says_what_was_learnt_and_cites_what_was_used(finished):
+    page = (finished.folder / "results/tiny/findings.html").read_text()
+    assert "held-out pairs" in page
+    assert "when training met a pair for the first time" in page
+    assert "Base and aligned runs compute with the same NF4 weights" in page
+    assert "no held-out item has one of these templates" in page
+    assert "llama-nf4 less llama, as they are" in page
+    assert "dettmers2023qlora" in page
+    assert "rafailov2023direct" in page
+    # The configuration as it was given, without the machine.
+    assert "resamples: 200" in page
+    assert "checkpoint_steps" not in page
+
+
+def test_logs_hold_no_progress_bars_and_no_warnings_that_mean_nothing(finished):
+    logs = [*finished.folder.glob("re*/**/*.log")]
+    assert len(logs) > 15
+    for log in logs:
+        assert "%|" not in log.read_text(), log
+        assert "gemm_4bit" not in log.read_text(), log
+        assert "is_gradient_checkpointing" not in log.read_text(), log
+
+
 def test_nothing_is_left_to_do(finished):
     assert finished.planned() == {}
 

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,13 @@ from spillover.core.files import disk_is_full
 from spillover.core.locks import alone
 
 logger = logging.getLogger(__name__)
+
+# A bar is for a terminal; in a log it is one line of thousands of characters. Read when tqdm is
+# imported, which is later.
+os.environ.setdefault("TQDM_DISABLE", "1")
+# What a user can do nothing about, and what changes no result.
+MEANINGLESS = ("`is_gradient_checkpointing` is deprecated",)
+QUIET = ("bitsandbytes.backends.cpu.ops",)
 
 
 @contextmanager
@@ -54,6 +62,10 @@ def _recorded(path: Path, terminal: logging.Handler) -> Iterator[None]:
     record.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(record)
     logging.captureWarnings(True)
+    for message in MEANINGLESS:
+        warnings.filterwarnings("ignore", message)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield
     except InputError as error:

@@ -101,8 +101,8 @@ def test_quantities_tested_together_get_what_they_get_alone():
 def test_nothing_changed_is_p_1_and_no_error():
     clusters = np.repeat(np.arange(20), 3)
     assert sign_flip_p(np.zeros(60), clusters, 100, STREAM) == 1
-    assert clustered_mean(np.zeros(60), clusters) == ClusteredMean(0, 0, 20)
-    assert clustered_mean(np.zeros(3), np.zeros(3)) == ClusteredMean(0, 0, 1)
+    assert clustered_mean(np.zeros(60), clusters) == ClusteredMean(0, 0, 20, 60)
+    assert clustered_mean(np.zeros(3), np.zeros(3)) == ClusteredMean(0, 0, 1, 3)
 
 
 def test_changes_that_cancel_in_every_cluster_are_p_1():
@@ -137,9 +137,20 @@ def test_equivalence_is_two_one_sided_t_tests():
     assert found == pytest.approx(float(np.max(one_sided)), rel=1e-9)
 
 
-@pytest.mark.parametrize(("value", "p"), [(0, 0), (0.019, 0), (0.02, 1), (-0.5, 1)])
-def test_without_any_variation_equivalence_is_plain_comparison(value, p):
-    assert equivalence_p(ClusteredMean(value, 0.0, 5), 0.02) == p
+@pytest.mark.parametrize(("value", "p"), [(0, 0.98**200), (0.019, 0.98**200), (0.02, 1), (-0.5, 1)])
+def test_without_any_variation_equivalence_goes_by_how_many_did_not_vary(value, p):
+    assert equivalence_p(ClusteredMean(value, 0.0, 5, 200), 0.02) == pytest.approx(p)
+
+
+def test_that_few_did_not_change_is_not_equivalence():
+    # 149 is the first n with 0.98^n below 0.05.
+    for n, shown in ((20, False), (148, False), (149, True)):
+        mean = clustered_mean(np.zeros(n), np.arange(n) % 10)
+        assert (equivalence_p(mean, 0.02) < 0.05) is shown
+    # Changes that cancel within each template: templates are what did not vary.
+    swapped = clustered_mean(np.tile([1.0, -1.0], 100), np.repeat(np.arange(100), 2))
+    assert (swapped.value, swapped.se, swapped.alike) == (0, 0, 100)
+    assert equivalence_p(swapped, 0.02) == pytest.approx(0.98**100)
 
 
 def test_means_of_clusters_that_are_drawn_anew_vary_as_their_standard_error():

@@ -45,7 +45,10 @@ def test_a_control_that_equals_its_alignment_explains_everything(items, of):
     assert (table["difference"] == 0).all()
     assert (table["cluster_p"] == 1).all()
     assert (table["cluster_p_adjusted"] == 1).all()
-    assert (table["verdict"] == "equivalent").all()
+    # Nothing differs: with how many items, decides.
+    many = 0.98 ** table["n_items"] < 0.05
+    assert (table["verdict"] == many.map({True: "equivalent", False: "inconclusive"})).all()
+    assert many.any()
     assert table["bias_difference"].dropna().eq(0).all()
     assert table["bias_p"].dropna().eq(1).all()
     assert (table["changed"] == 0).all()

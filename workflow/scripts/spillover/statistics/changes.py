@@ -222,9 +222,9 @@ def correct(table: pd.DataFrame, settings: Mapping) -> pd.DataFrame:
     sizes = 1 if settings["correction"] == "none" else family_sizes(family)
     degrees = table["n_templates"] - 1
     strictest = stats.t.ppf(1 - settings["alpha"] / (2 * sizes), degrees)
-    table["minimum_detectable_change"] = table["delta_se"] * (
-        strictest + stats.t.ppf(POWER, degrees)
-    )
+    # An error of 0 is one that was not seen: with it every change would be found.
+    error = table["delta_se"].where(table["delta_se"] > 0)
+    table["minimum_detectable_change"] = error * (strictest + stats.t.ppf(POWER, degrees))
     table["verdict"] = verdicts(
         table["delta_accuracy"],
         table["cluster_p_adjusted"],

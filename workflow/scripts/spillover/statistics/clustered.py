@@ -17,11 +17,16 @@ CHUNK = 4096  # sign patterns held at once: 4096 x 100 templates x 8 bytes = 3 M
 
 @dataclass(frozen=True)
 class ClusteredMean:
-    """A mean, its standard error and the number of clusters; NaN where undefined."""
+    """A mean, its standard error and the number of clusters; NaN where undefined.
+
+    ``alike``, where the error is 0, is how many did not vary: values, if all are the same, or else
+    clusters.
+    """
 
     value: float
     se: float
     clusters: int
+    alike: int = 0
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
         """Confidence interval at level 1 - alpha with Student's t, clusters - 1 degrees."""
@@ -51,13 +56,14 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray) -> ClusteredMean:
     n, k = len(values), len(labels)
     mean = float(np.mean(values)) if n else np.nan
     if not np.any(values):
-        return ClusteredMean(mean, 0.0 if n else np.nan, k)
+        return ClusteredMean(mean, 0.0 if n else np.nan, k, n)
     if k < 2:
         return ClusteredMean(mean, np.nan, k)
     size = np.bincount(codes)
     residual = np.bincount(codes, weights=values) - size * mean
     leave_one_out = residual / (n - size)
-    return ClusteredMean(mean, float(np.sqrt((k - 1) / k * np.sum(leave_one_out**2))), k)
+    alike = n if np.ptp(values) == 0 else k
+    return ClusteredMean(mean, float(np.sqrt((k - 1) / k * np.sum(leave_one_out**2))), k, alike)
 
 
 def draw_clusters(k: int, draws: int, stream: np.random.SeedSequence) -> np.ndarray:
@@ -139,12 +145,16 @@ def sign_flip_p(
 
 
 def equivalence_p(change: ClusteredMean, margin: float) -> float:
-    """p-value of two one-sided t-tests (Schuirmann 1987) that the change is within +- margin."""
+    """p-value of two one-sided t-tests (Schuirmann 1987) that the change is within +- margin.
+
+    Where nothing varies there is no error to test with, and that is not certainty: p is then how
+    likely it is that none of so many differs if a share of ``margin`` of all did, (1 - margin)^n.
+    """
     if np.isnan(change.se):
         return np.nan
     room = margin - abs(change.value)
     if change.se == 0:
-        return 0.0 if room > 0 else 1.0
+        return float((1 - margin) ** change.alike) if room > 0 else 1.0
     return float(stats.t.sf(room / change.se, change.clusters - 1))
 
 

@@ -21,9 +21,7 @@ def learnt_by_all() -> dict:
     found = {}
     for model, alignments in params.training.items():
         for name, files in alignments.items():
-            read = {
-                kind: [pd.read_csv(path, sep="\t") for path in of] for kind, of in files.items()
-            }
+            read = {kind: [read_table(path) for path in of] for kind, of in files.items()}
             seen = learnt(read["diagnostics"], read["training"], settings["alpha"])
             if seen is not None:
                 found[model, name] = seen
@@ -50,29 +48,16 @@ def further() -> list[str]:
 
 with log_to(snakemake.log[0]):
     params, settings = snakemake.params, snakemake.params.statistics
-    tables = {Path(path).stem: pd.read_csv(path, sep="\t") for path in snakemake.input.tables}
+    tables = {Path(path).stem: read_table(path) for path in snakemake.input.tables}
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     n_templates = items.groupby("attribute")["template"].nunique().to_dict()
     found = answers(tables, params.shown, learnt_by_all(), n_templates, settings)
-    seeds = params.seeds
-
-    checks = [check for answer in found for check in doubts.of_answer(answer)]
-    if found:
-        checks += [doubts.of_seeds(answer, tables["aggregate"]) for answer in found]
-        rules = (doubts.of_rules(answer, tables["cloze_rules"], seeds) for answer in found)
-        checks += [check for check in rules if check is not None]
-    if len(tables["position"]):
-        checks += doubts.of_places(tables["position"])
     manifests = {
         Path(path).parent.name: json.loads(Path(path).read_text())
         for path in snakemake.input.manifests
     }
-    checks += doubts.of_splits(manifests)
-    checks += doubts.of_weights(params.models)
-    checks += doubts.of_unparsed(tables["metrics"])
-    checks += doubts.of_caveats(params.caveats)
-
+    checks = doubts.of_study(found, tables, manifests, params.models, params.caveats, params.seeds)
     drawn = [
         flows(tables["transitions"], answer.model, answer.alignment, context, answer.targets)
         for answer in found
@@ -97,7 +82,7 @@ with log_to(snakemake.log[0]):
             {"model": a.model, "alignment": a.alignment, "examples": changed_items(a)}
             for a in found
         ],
-        seed=seeds[0] if len(seeds) > 1 else None,
+        seed=params.seeds[0] if len(params.seeds) > 1 else None,
         tables=[page.table_of(path) for path in snakemake.input.tables],
         sources=[
             {

@@ -30,6 +30,34 @@ class Doubt:
     told: str
 
 
+def of_study(
+    answers: Sequence[Answer],
+    tables: Mapping[str, pd.DataFrame],
+    manifests: Mapping[str, Mapping],
+    models: Mapping[str, Mapping],
+    caveats: Sequence[str],
+    seeds: Sequence[int],
+) -> list[Doubt]:
+    """All checks of a study.
+
+    Parameters
+    ----------
+    tables : ``metrics``, ``position`` and ``cloze_rules``; ``aggregate`` where there are answers.
+    manifests : of the pairs of each alignment trained here.
+    models, caveats, seeds : of the configuration (:mod:`spillover.caveats`).
+    """
+    found = []
+    for answer in answers:
+        found += of_answer(answer)
+        found.append(of_seeds(answer, tables["aggregate"]))
+        if (rule := of_rules(answer, tables["cloze_rules"], seeds)) is not None:
+            found.append(rule)
+    if len(tables["position"]):
+        found += of_places(tables["position"])
+    found += of_splits(manifests) + of_weights(models) + of_unparsed(tables["metrics"])
+    return found + of_caveats(caveats)
+
+
 def told_once(found: Sequence[Doubt]) -> list[Doubt]:
     """Checks, doubts first; what is the same of several alignments or models is said once."""
     merged: dict[tuple[str, str, str], list[str]] = {}

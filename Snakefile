@@ -36,39 +36,6 @@ onsuccess:
     on_success()
 
 
-# Targets; what needs the network, which a cluster's nodes often lack; what takes seconds, and
-# would wait for longer in a queue.
-localrules:
-    all,
-    tables,
-    export,
-    predictions,
-    companions,
-    adapters,
-    plan,
-    fetch_bbq,
-    fetch_companions,
-    fetch_own_companions,
-    fetch_model,
-    fetch_model_config,
-    fetch_adapter,
-    prepare_items,
-    prepare_companions,
-    build_pairs,
-    prepare_anchor,
-    hold_out,
-    inherit_heldout,
-    derive_adapter,
-    plot_accuracy_change,
-    plot_bias_scores,
-    plot_matrix,
-    plot_trajectory,
-    plot_ranking,
-    plot_tradeoff,
-    write_findings,
-    findings,
-
-
 rule all:
     """The whole study: predictions (so that a lost one is made again), tables, figures, page."""
     default_target: True
@@ -79,3 +46,4 @@ rule all:
         rules.tables.input,
         rules.figures.input,
         rules.findings.input,
+    localrule: True

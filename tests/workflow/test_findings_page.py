@@ -88,12 +88,17 @@ def test_the_numbers_are_those_of_the_tables(several):
     verdicts = pooled.set_index(["model", "context"])["verdict"]
     assert verdicts["better"].eq("improved").all()
     assert verdicts["worse"].eq("degraded").all()
-    assert "in ambiguous contexts more accurate under 1, less accurate under 1" in text
-    assert "The changes of 5 seeds have a standard deviation of" in text
+    assert "Of 3 alignments of 3 models" in text
+    assert "higher than its control's under 1" in text
+    assert "lower than its control's under 1" in text
+    assert "Changes from the base over 5 seeds" in text
     assert "There is one seed" not in text
-    # Made elsewhere: of training and weights nothing is known here.
-    assert "Training was not seen here." in text
-    assert "NF4" not in text
+    # Made elsewhere: of training, controls and weights nothing is known here.
+    assert "It was not seen here." in text
+    assert "is not known here as the same training on shuffled preferences" in text
+    for word in ("NF4", "trained on", "rafailov", "dettmers", "held-out items"):
+        assert word not in text, word
+    assert "answers made elsewhere; sha256" in text
     spillover = pd.read_csv(several / "spillover.tsv", sep="\t")
     own = spillover[spillover["targeted"] & (spillover["alignment"] == "gender")]
     assert own["seeds"].eq(5).all()
@@ -112,8 +117,10 @@ def test_the_page_is_made_again_when_its_template_changes_and_nothing_else(
 def test_without_alignments_the_page_tells_how_models_answer(page_of, given):
     folder = page_of("bare", {"one": {"predictions": {"base": given("bare", 0.6, 5)}}}, {})
     text = text_of(folder)
+    assert "How the models of this study answer" in text
     assert "Nothing was aligned in this study" in text
     assert "spill over" not in text
+    assert "dettmers" not in text
     metrics = pd.read_csv(folder / "metrics.tsv", sep="\t")
     row = metrics[(metrics["attribute"] == "Age") & (metrics["label_type"] == "all")].iloc[0]
     assert f"Age ambiguous {100 * row['accuracy']:.0f} %" in re.sub(r"\s+", " ", text).replace(
@@ -126,7 +133,7 @@ def test_aligned_for_nothing_of_the_benchmark(page_of, given):
     folder = page_of("safety", {"one": {"predictions": runs}}, {"safety": {"target": []}})
     text = text_of(folder)
     assert "aligned for none of the benchmark's attributes" in text
-    assert "On the 3 attributes of the benchmark, answers are more accurate" in text
+    assert "On the 3 attributes of the benchmark, accuracy is higher than before" in text
     assert "Without a control it cannot be told" in text
     aggregate = pd.read_csv(folder / "aggregate.tsv", sep="\t")
     rows = aggregate[(aggregate["attributes"] == "all") & (aggregate["label_type"] == "all")]
@@ -184,7 +191,9 @@ def test_tables_are_filtered_and_sorted_by_keyboard(several):
 
 def test_it_fits_a_phone_and_prints(several, tmp_path):
     with opened(several / "findings.html", width=390, height=844) as page:
-        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        for width in (320, 390):
+            page.set_viewport_size({"width": width, "height": 844})
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
         page.screenshot(path=tmp_path / "phone.png", full_page=True)
         page.pdf(path=tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").stat().st_size > 20_000

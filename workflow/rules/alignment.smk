@@ -90,6 +90,7 @@ rule fetch_adapter:
         "results/{study}/{model}/{alignment}/seed{seed}/fetch_adapter.log",
     wildcard_constraints:
         alignment=only(get_given("adapter")),
+    localrule: True
     conda:
         "../../envs/model.yaml"
     threads: 1
@@ -115,6 +116,7 @@ rule derive_adapter:
         "results/{study}/{model}/{alignment}/seed{seed}/derive_adapter.log",
     wildcard_constraints:
         alignment=only(get_derived()),
+    localrule: True
     conda:
         "../../envs/model.yaml"
     threads: 1
@@ -171,3 +173,4 @@ rule adapters:
             model=get_models(),
             file=get_adapter_results(),
         ),
+    localrule: True

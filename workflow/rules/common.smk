@@ -481,12 +481,31 @@ def get_shown_alignments():
     return arms.shown(config)
 
 
+def is_shuffled(name):
+    """Whether the preferences of all trainings that an alignment rests on are shuffled."""
+    origins = [config["alignments"][origin] for origin in derived.origins(config, name)]
+    return all(
+        elsewhere.is_trained(of) and of["pairs"]["preferences"] == "shuffled" for of in origins
+    )
+
+
 def get_shown(wildcards):
     """What a study's page tells of each alignment that is no mere control."""
+    controls = get_controls()
     return {
-        name: {key: config["alignments"][name][key] for key in ("target", "control")}
+        name: {
+            "target": config["alignments"][name]["target"],
+            "control": controls.get(name),
+            "shuffled": is_shuffled(name),
+            "control_shuffled": name in controls and is_shuffled(controls[name]),
+        }
         for name in get_shown_alignments()
     }
+
+
+def get_told(wildcards):
+    """What of the study its page looks at, with defaults."""
+    return {key: config[key] for key in ("models", "alignments", "seeds", "evaluation")}
 
 
 def get_given_config(wildcards):
@@ -504,12 +523,12 @@ def get_training_tables(wildcards):
             name: {
                 kind: [
                     f"results/{config['study']}/{model}/{run}/{kind}.tsv"
-                    for run in get_runs_of(derived.origins(config, name))
+                    for run in get_runs_of([name])
                     if f"{run}/{kind}.tsv" in files
                 ]
                 for kind in ("diagnostics", "training")
             }
-            for name in get_shown_alignments()
+            for name in config["alignments"]
         }
         for model in get_models()
     }

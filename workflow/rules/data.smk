@@ -9,6 +9,7 @@ rule fetch_bbq:
         attribution="resources/bbq/ATTRIBUTION.md",
     log:
         "resources/bbq/fetch_bbq.log",
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -32,6 +33,7 @@ rule fetch_model:
         "resources/models/{model}.log",
     wildcard_constraints:
         model=only(get_fetched()),
+    localrule: True
     conda:
         "../../envs/model.yaml"
     threads: 2
@@ -75,6 +77,7 @@ rule fetch_companions:
         "resources/companions/{wheel}.log",
     wildcard_constraints:
         wheel=only(COMPANIONS["wheels"]),
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -97,6 +100,7 @@ rule fetch_own_companions:
         "results/{study}/companions/own/{set}.log",
     wildcard_constraints:
         set=only(config["companions"]["own"]),
+    localrule: True
     conda:
         "../../envs/model.yaml"
     threads: 1
@@ -117,6 +121,7 @@ rule prepare_companions:
         "results/{study}/companions/{set}.parquet",
     log:
         "results/{study}/companions/{set}.log",
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -140,6 +145,7 @@ rule prepare_items:
         "results/{study}/items/{attribute}.parquet",
     log:
         "results/{study}/items/{attribute}.log",
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1

@@ -12,6 +12,7 @@ rule plot_accuracy_change:
         pdf="results/{study}/figures/accuracy_change_{alignment}.pdf",
     log:
         "results/{study}/figures/accuracy_change_{alignment}.log",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -40,6 +41,7 @@ rule plot_bias_scores:
         pdf="results/{study}/figures/bias_scores_{alignment}.pdf",
     log:
         "results/{study}/figures/bias_scores_{alignment}.log",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -70,6 +72,7 @@ rule plot_matrix:
         "results/{study}/figures/matrix_{value}_{model}.log",
     wildcard_constraints:
         value="accuracy|bias",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -99,6 +102,7 @@ rule plot_trajectory:
         "results/{study}/figures/along_{along}_{alignment}_{model}.log",
     wildcard_constraints:
         along="training|items|strength|rank",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -126,6 +130,7 @@ rule plot_ranking:
         pdf="results/{study}/figures/ranking_{model}.pdf",
     log:
         "results/{study}/figures/ranking_{model}.log",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -154,6 +159,7 @@ rule plot_tradeoff:
         pdf="results/{study}/figures/tradeoff_{model}.pdf",
     log:
         "results/{study}/figures/tradeoff_{model}.log",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -190,3 +196,4 @@ rule figures:
             for figure in get_series_figures()
             for form in ("svg", "pdf")
         ],
+    localrule: True

@@ -8,9 +8,9 @@ rule write_findings:
         runs=get_run_files,
         training=get_training_files,
         manifests=expand(
-            "results/{{study}}/pairs/{alignment}/manifest.json", alignment=get_trained()
+            "results/{{study}}/pairs/{alignment}/manifest.json",
+            alignment=get_trained() if get_models() else [],
         ),
-        models=expand("resources/models/{model}", model=get_models()),
         page=[PAGE / name for name in ("page.html.j2", "page.css", "page.js")],
     output:
         report(
@@ -21,6 +21,7 @@ rule write_findings:
         ),
     log:
         "results/{study}/write_findings.log",
+    localrule: True
     conda:
         "../../envs/statistics.yaml"
     threads: 1
@@ -28,17 +29,34 @@ rule write_findings:
         mem_mb=4000,
         runtime=15,
     params:
-        config=get_given_config,
-        models=lookup("models", within=config),
-        contrasts=lookup("contrasts", within=config),
-        seeds=lookup("seeds", within=config),
+        study=get_told,
+        given=get_given_config,
         shown=get_shown,
         runs=get_runs,
+        all_runs=[f"{model}/{run}" for model in get_models() for run in get_all_runs()],
         training=get_training_tables,
+        contrasts=lookup("contrasts", within=config),
+        companions=get_sets(),
+        fetched=get_fetched() if get_models() else [],
+        adapters=[
+            f"{model}/{run}/adapter"
+            for model in get_models()
+            for run in get_runs_of(get_given("adapter"))
+        ],
         caveats=caveats.of(config),
         blocks=lookup("evaluation/blocks_per_attribute", within=config),
         statistics=lookup("statistics", within=config),
-        code=fingerprint("report.page", "report.doubts", "report.examples", "report.sources"),
+        code=fingerprint(
+            "data.samples",
+            "report.doubts",
+            "report.examples",
+            "report.findings",
+            "report.flows",
+            "report.learnt",
+            "report.page",
+            "report.sources",
+            "statistics.runs",
+        ),
     script:
         "../scripts/write_findings.py"
 
@@ -47,3 +65,4 @@ rule findings:
     """The study's page."""
     input:
         expand("results/{study}/findings.html", study=config["study"]),
+    localrule: True

@@ -11,6 +11,7 @@ rule build_pairs:
         "results/{study}/pairs/{alignment}/build_pairs.log",
     wildcard_constraints:
         alignment=only(get_trained()),
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -36,6 +37,7 @@ rule prepare_anchor:
         "results/{study}/pairs/{alignment}/prepare_anchor.log",
     wildcard_constraints:
         alignment=only(get_with("anchor")),
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -66,6 +68,7 @@ rule hold_out:
             for name, settings in config["alignments"].items()
             if name not in get_trained() and not derived.sources(settings)
         ),
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1
@@ -91,6 +94,7 @@ rule inherit_heldout:
         alignment=only(
             name for name, settings in config["alignments"].items() if derived.sources(settings)
         ),
+    localrule: True
     conda:
         "../../envs/data.yaml"
     threads: 1

@@ -4,6 +4,7 @@ rule fetch_model_config:
         directory("resources/model_configs/{model}"),
     log:
         "resources/model_configs/{model}.log",
+    localrule: True
     conda:
         "../../envs/model.yaml"
     threads: 1
@@ -53,3 +54,4 @@ rule plan:
             study=config["study"],
             file=["plan.tsv", "plan_jobs.tsv", "plan.txt"],
         ),
+    localrule: True

@@ -81,9 +81,11 @@ rule predictions:
             run=get_all_runs(),
             attribute=config["evaluation"]["attributes"],
         ),
+    localrule: True
 
 
 rule companions:
     """Every answer of the study to its companion sets."""
     input:
         get_companion_answers,
+    localrule: True

@@ -385,6 +385,7 @@ rule tables:
     """Every table of the study."""
     input:
         expand("results/{study}/{table}.tsv", study=config["study"], table=get_tables()),
+    localrule: True
 
 
 rule export_results:
@@ -420,3 +421,4 @@ rule export:
     """Every run's answers and scores, in the forms that other tools read."""
     input:
         expand("results/{study}/export", study=config["study"]),
+    localrule: True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import yaml
-from spillover.core.files import read_table, replacing
+from spillover.core.files import file_sha256, read_table, replacing
 from spillover.core.logs import log_to
 from spillover.data.samples import asked_items, heldout_for
 from spillover.report import doubts, findings, page, sources
@@ -22,9 +22,9 @@ def learnt_by_all() -> dict:
     for model, alignments in params.training.items():
         for name, files in alignments.items():
             read = {kind: [read_table(path) for path in of] for kind, of in files.items()}
-            seen = learnt(read["diagnostics"], read["training"], settings["alpha"])
-            if seen is not None:
-                found[model, name] = seen
+            one = learnt(read["diagnostics"], read["training"], settings["alpha"])
+            if one is not None:
+                found[model, name] = one
     return found
 
 
@@ -48,16 +48,18 @@ def further() -> list[str]:
 
 with log_to(snakemake.log[0]):
     params, settings = snakemake.params, snakemake.params.statistics
+    config, models = params.study, params.study["models"]
     tables = {Path(path).stem: read_table(path) for path in snakemake.input.tables}
     items = pd.concat(map(read_table, snakemake.input.item_tables), ignore_index=True)
     heldout = {Path(path).parent.name: read_table(path) for path in snakemake.input.heldout}
     n_templates = items.groupby("attribute")["template"].nunique().to_dict()
-    found = answers(tables, params.shown, learnt_by_all(), n_templates, settings)
+    seen = learnt_by_all()
+    found = answers(tables, params.shown, seen, n_templates, settings)
     manifests = {
         Path(path).parent.name: json.loads(Path(path).read_text())
         for path in snakemake.input.manifests
     }
-    checks = doubts.of_study(found, tables, manifests, params.models, params.caveats, params.seeds)
+    checks = doubts.of_study(found, tables, seen, manifests, config, params.caveats)
     drawn = [
         flows(tables["transitions"], answer.model, answer.alignment, context, answer.targets)
         for answer in found
@@ -71,6 +73,7 @@ with log_to(snakemake.log[0]):
         title=page.title(found),
         answers=found,
         summary=summary(found),
+        reach=max([answer.reach for answer in found], default=1),
         bases=bases.itertuples(index=False),
         margin=f"{100 * settings['equivalence_margin']:g}",
         further=further(),
@@ -82,25 +85,29 @@ with log_to(snakemake.log[0]):
             {"model": a.model, "alignment": a.alignment, "examples": changed_items(a)}
             for a in found
         ],
-        seed=params.seeds[0] if len(params.seeds) > 1 else None,
+        seed=config["seeds"][0] if len(config["seeds"]) > 1 else None,
         tables=[page.table_of(path) for path in snakemake.input.tables],
-        sources=[
-            {
-                "name": Path(folder).name,
-                "told": sources.told(json.loads((Path(folder) / "source.json").read_text())),
-            }
-            for folder in snakemake.input.models
-        ],
+        sources=sources.recorded(Path("resources/models"), params.fetched)
+        | sources.recorded(Path(snakemake.output[0]).parent, params.adapters)
+        | {
+            f"{model}, {run}": f"answers made elsewhere; sha256 {file_sha256(files[0])}"
+            for model, of_model in params.runs.items()
+            if "source" not in models[model]
+            for run, files in of_model.items()
+        },
+        companions=params.companions,
         commit=sources.commit(),
         versions=sources.versions(),
         machine=sources.machine(),
-        durations=sources.durations(Path(snakemake.output[0]).parent).to_dict("records"),
+        durations=sources.durations(Path(snakemake.output[0]).parent, params.all_runs).to_dict(
+            "records"
+        ),
         configuration=yaml.safe_dump(
-            json.loads(json.dumps(params.config)), sort_keys=False, allow_unicode=True
+            json.loads(json.dumps(params.given)), sort_keys=False, allow_unicode=True
         ),
         citations=sources.citations(
-            bool(snakemake.input.manifests),
-            any(model.get("quantization") == "nf4" for model in params.models.values()),
+            bool(manifests),
+            any(model["quantization"] == "nf4" for model in models.values() if "source" in model),
         ),
     )
     with replacing(Path(snakemake.output[0])) as path:

@@ -3,13 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from spillover.report import doubts
-from spillover.report.answer import answers, costs, summary
+from spillover.report.answer import answers, summary
+from spillover.report.costs import costs
 from spillover.report.flows import NAMES, flows
 from spillover.report.learnt import Learnt, learnt
 from spillover.report.page import QUESTION, title
 
-SETTINGS = {"alpha": 0.05, "correction": "holm"}
+SETTINGS = {"alpha": 0.05, "correction": "holm", "equivalence_margin": 0.02}
+MINUS = "\N{MINUS SIGN}"
 TEMPLATES = {"Age": 25, "Gender_identity": 50, "Religion": 25}
 
 
@@ -30,7 +33,10 @@ def spillover(alignment: str, targets: list[str], **also) -> pd.DataFrame:
             "delta_high": change + 0.1,
             "cluster_p_adjusted": 0.5,
             "verdict": "inconclusive",
-            "minimum_detectable_change": 0.1,
+            "delta_bias": 0.1,
+            "delta_bias_low": -0.1,
+            "delta_bias_high": 0.3,
+            "bias_p_adjusted": 0.4,
         }
         | also
         for attribute in TEMPLATES
@@ -80,6 +86,10 @@ def contrasts(verdicts: dict[str, str], of: float = 0.05, minus: float = -0.02) 
             "difference": of - minus,
             "difference_low": 0.01,
             "difference_high": 0.13,
+            "bias_difference": 0.1,
+            "bias_difference_low": -0.1,
+            "bias_difference_high": 0.3,
+            "bias_p_adjusted": 0.4,
             "cluster_p_adjusted": 0.02,
             "verdict": verdicts[context],
         }
@@ -89,45 +99,103 @@ def contrasts(verdicts: dict[str, str], of: float = 0.05, minus: float = -0.02) 
     return pd.DataFrame(rows)
 
 
-def told(tables: dict, targets: list[str], control: str | None = None, seen=None):
-    shown = {"gender": {"target": targets, "control": control}}
+def shown(targets: list[str], control: str | None = None, shuffled: bool = False) -> dict:
+    return {
+        "target": targets,
+        "control": control,
+        "shuffled": shuffled,
+        "control_shuffled": control == "shuffled",
+    }
+
+
+def told(tables: dict, *of, seen=None, **also):
     seen = {("m", "gender"): seen} if seen else {}
-    (answer,) = answers(tables, shown, seen, TEMPLATES, SETTINGS)
+    alignments = {"gender": shown(*of, **also)}
+    (answer,) = answers(tables, alignments, seen, TEMPLATES, SETTINGS)
     return answer
 
 
-def test_beyond_a_control_the_contrast_is_told_and_what_of_it_is_the_controls():
-    tables = {
+def controlled(of: float, minus: float, ambig: str, disambig: str) -> dict:
+    return {
         "spillover": spillover("gender", ["Gender_identity"]),
         "aggregate": aggregate("gender", ["all", "untargeted"]),
-        "contrasts": contrasts({"ambig": "improved", "disambig": "inconclusive"}),
+        "contrasts": contrasts({"ambig": ambig, "disambig": disambig}, of, minus),
     }
-    answer = told(tables, ["Gender_identity"], "shuffled")
+
+
+def alone(sets=("all", "untargeted"), targets=("Gender_identity",), **also) -> dict:
+    return {
+        "spillover": spillover("gender", list(targets)),
+        "aggregate": aggregate("gender", list(sets), **also),
+    }
+
+
+def test_beyond_a_control_the_contrast_is_told_and_what_of_it_is_the_controls():
+    answer = told(
+        controlled(0.05, -0.02, "improved", "inconclusive"), ["Gender_identity"], "shuffled"
+    )
     assert answer.headline == [
-        "On the 2 attributes that it was not aligned for, answers are more accurate in ambiguous "
-        "contexts (+7.0 points, +1.0 to +13.0; adjusted p = 0.02) and not shown to change in "
-        "disambiguated contexts (+7.0 points, +1.0 to +13.0; adjusted p = 0.02) beyond its "
-        "control, shuffled.",
-        "The alignment itself changed accuracy by +5.0 (ambiguous) and +5.0 (disambiguated), its "
-        "control by \N{MINUS SIGN}2.0 and \N{MINUS SIGN}2.0.",
+        "On the 2 attributes that it was not aligned for, accuracy is higher than its control's in "
+        "ambiguous contexts (+7.0 points, +1.0 to +13.0; adjusted p = 0.02) and not shown to "
+        "differ from its control's in disambiguated contexts (+7.0 points, +1.0 to +13.0; adjusted "
+        "p = 0.02).",
+        "From the base it changed by +5.0 (ambiguous) and +5.0 (disambiguated), its control, "
+        f"shuffled, by {MINUS}2.0 and {MINUS}2.0.",
     ]
     assert {cell.attribute for cell in answer.cells} == {"Age", "Religion"}
     assert {cell.attribute for cell in answer.own} == {"Gender_identity"}
     assert [cell.attribute for cell in answer.held("improved")] == ["Age", "Religion"]
-    # (0.1 / 0.05)^2 of 20 templates
-    assert answer.needed == 80
-    assert "here are 20, and the benchmark has 25" in answer.open
+    assert answer.cells[0].parts == f"+5.0, control {MINUS}2.0"
     assert title([answer]) == (
-        "Aligned for Gender identity: other attributes get better, beyond its control"
+        "Aligned for Gender identity: accuracy on other attributes rises in ambiguous contexts and "
+        "is not shown to change in disambiguated contexts, beyond its control"
     )
 
 
+def test_to_fall_less_than_the_control_is_not_to_rise():
+    answer = told(controlled(-0.1, -0.2, "improved", "improved"), ["Gender_identity"], "shuffled")
+    assert title([answer]) == (
+        "Aligned for Gender identity: accuracy on other attributes falls less than its control's"
+    )
+    same = told(controlled(-0.2, -0.2, "equivalent", "equivalent"), ["Gender_identity"], "shuffled")
+    assert "accuracy is its control's in ambiguous contexts" in same.headline[0]
+    assert f"From the base it changed by {MINUS}20.0" in same.headline[1]
+
+
+def test_what_a_larger_study_could_tell_goes_by_the_contrasts_own_error():
+    answer = told(
+        controlled(0.05, -0.02, "inconclusive", "inconclusive"), ["Gender_identity"], "shuffled"
+    )
+    error = 0.06 / stats.t.ppf(0.975, 19)
+    # Two untargeted attributes in a context: the strictest test is at 0.05 / 2.
+    size = error * (stats.t.ppf(1 - 0.05 / 4, 19) + stats.t.ppf(0.8, 19))
+    assert answer.detectable == pytest.approx([size] * 4)
+    needed = int(np.ceil(20 * (size / 0.05) ** 2))
+    assert f"from {100 * size:.0f} to {100 * size:.0f} points on" in answer.open
+    assert f"about {needed} templates an attribute; here are 20, and the benchmark has 25" in (
+        answer.open
+    )
+
+
+def test_where_there_is_a_matrix_its_family_decides():
+    tables = controlled(0.05, -0.02, "improved", "improved")
+    rows = tables["contrasts"].query("attribute in @TEMPLATES")
+    tables["matrix"] = rows.assign(
+        alignment="gender",
+        targeted=rows["attribute"] == "Gender_identity",
+        cluster_p_adjusted=0.7,
+        verdict="inconclusive",
+        bias_p_adjusted=0.01,
+    )
+    answer = told(tables, ["Gender_identity"], "shuffled")
+    assert answer.held("improved") == []
+    assert {cell.p for cell in answer.cells} == {0.7}
+    assert "Age, ambiguous +0.10 (-0.10 to +0.30, p = 0.01)" in answer.bias
+    assert answer.own[0].p == 0.02
+
+
 def test_without_a_control_that_is_said_and_pooled_changes_are_corrected():
-    tables = {
-        "spillover": spillover("gender", ["Gender_identity"]),
-        "aggregate": aggregate("gender", ["all", "untargeted"], p=(0.02, 0.4, 0.6)),
-    }
-    answer = told(tables, ["Gender_identity"])
+    answer = told(alone(p=(0.02, 0.4, 0.6)), ["Gender_identity"])
     # Holm over three: 0.02 is 0.06
     assert [round(one.p, 9) for one in answer.pooled] == [0.06, 0.8]
     assert {one.verdict for one in answer.pooled} == {"inconclusive"}
@@ -136,54 +204,91 @@ def test_without_a_control_that_is_said_and_pooled_changes_are_corrected():
     assert (check.verdict, check.told) == (doubts.OPEN, "There is no control.")
 
 
+def test_without_a_control_what_is_equal_can_be_told_too():
+    tables = alone(p=(0.9, 0.9, 0.9))
+    tables["aggregate"] = tables["aggregate"].assign(delta_accuracy=0.001, delta_se=0.002)
+    answer = told(tables, ["Gender_identity"])
+    assert {one.verdict for one in answer.pooled} == {"equivalent"}
+    assert "accuracy is as before in ambiguous contexts" in answer.headline[0]
+
+
 def test_a_study_that_learnt_nothing_says_so_first():
-    tables = {
-        "spillover": spillover("gender", ["Gender_identity"]),
-        "aggregate": aggregate("gender", ["all", "untargeted"]),
-    }
-    answer = told(tables, ["Gender_identity"], seen=Learnt(False, "chance"))
+    answer = told(alone(), ["Gender_identity"], seen=Learnt(False, "chance"))
     assert answer.headline[0] == "Nothing was learnt that could be seen: chance."
     assert title([answer]) == "gender: nothing was learnt that could be seen"
+    assert title([answer, answer]) == title([answer])
+    assert summary([answer, answer]) == ("Of 2 alignments none learnt anything that could be seen.")
     (check,) = [one for one in doubts.of_answer(answer) if "learnt" in one.question]
     assert check.verdict == doubts.DOUBT
 
 
+def test_shuffled_preferences_alone_are_told_as_what_they_are():
+    answer = told(alone(), ["Gender_identity"], shuffled=True, seen=Learnt(True, "by heart"))
+    assert answer.headline[0].startswith("Its preferences were shuffled")
+    assert not any("Without a control" in said for said in answer.headline)
+    assert title([answer]) == "gender: nothing was learnt that could be seen"
+
+
 def test_aligned_for_none_of_the_benchmark_all_attributes_are_told_of():
-    tables = {"spillover": spillover("gender", []), "aggregate": aggregate("gender", ["all"])}
-    answer = told(tables, [])
+    answer = told(alone(["all"], []), [])
     assert answer.headline[0].startswith(
-        "On the 3 attributes of the benchmark, answers are more accurate in ambiguous contexts"
+        "On the 3 attributes of the benchmark, accuracy is higher than before in ambiguous contexts"
     )
     assert answer.own == []
 
 
 def test_where_all_was_aligned_for_nothing_is_said_of_spillover():
     targets = list(TEMPLATES)
-    tables = {"spillover": spillover("gender", targets), "aggregate": aggregate("gender", ["all"])}
-    answer = told(tables, targets)
-    assert answer.pooled == []
-    assert answer.headline == [
-        "Every attribute that was evaluated was aligned for: none can spill over."
-    ]
+    answer = told(alone(["all"], targets), targets)
+    assert answer.pooled == answer.cells == []
+    assert answer.headline == ["All that was evaluated was aligned for: nothing can spill over."]
     assert title([answer]) == QUESTION
 
 
-def test_several_alignments_are_counted():
+def test_several_alignments_are_counted_those_that_learnt_nothing_apart():
     tables = {
-        "spillover": pd.concat([spillover(name, ["Age"]) for name in ("a", "b")]),
-        "aggregate": pd.concat([aggregate(name, ["all", "untargeted"]) for name in ("a", "b")]),
+        "spillover": pd.concat([spillover(name, ["Age"]) for name in "abc"]),
+        "aggregate": pd.concat([aggregate(name, ["all", "untargeted"]) for name in "abc"]),
     }
-    shown = {name: {"target": ["Age"], "control": None} for name in ("a", "b")}
-    found = answers(tables, shown, {}, TEMPLATES, SETTINGS)
+    seen = {("m", "c"): Learnt(False, "chance")}
+    found = answers(tables, {name: shown(["Age"]) for name in "abc"}, seen, TEMPLATES, SETTINGS)
     assert summary(found) == (
-        "Of 2 alignments, what they were not aligned for is, all attributes together: in ambiguous "
-        "contexts more accurate under 2; in disambiguated contexts not shown to change under 2."
+        "Of 3 alignments, 1 learnt nothing that could be seen. Under the other, accuracy on what "
+        "was not aligned for, all attributes together, is in ambiguous contexts higher than before "
+        "under 2; in disambiguated contexts not shown to change under 2 (each corrected by itself, "
+        "not for their number)."
     )
 
 
 def test_a_study_without_alignments_has_no_answer():
     assert answers({}, {}, {}, {}, SETTINGS) == []
-    assert title([]) == QUESTION
+    assert title([]) == "How the models of this study answer"
+
+
+def form_of(of: float, minus: float, kl: tuple = (0.5, 0.5), control: str = "shuffled"):
+    answer = told(
+        controlled(of, minus, "improved", "improved"),
+        ["Gender_identity"],
+        control,
+        seen=Learnt(True, "much", kl[0]),
+    )
+    _, check = doubts.of_answer(answer, Learnt(False, "", kl[1]))
+    return check
+
+
+def test_a_control_that_moved_further_or_less_than_half_as_far_is_a_doubt():
+    assert form_of(0.05, -0.02).verdict == doubts.CLEAR
+    assert "it is the control that moved further" in form_of(-0.02, -0.09).told
+    less = form_of(0.05, -0.02, kl=(0.97, 0.07))
+    assert less.verdict == doubts.DOUBT
+    assert "KL from the base 0.07 nats, the alignment 0.97" in less.told
+
+
+def test_against_another_control_than_shuffled_preferences_form_cannot_be_told():
+    tables = controlled(0.05, -0.02, "improved", "improved")
+    tables["contrasts"] = tables["contrasts"].assign(minus="other")
+    answer = told(tables, ["Gender_identity"], "other")
+    assert [one.verdict for one in doubts.of_answer(answer)] == [doubts.OPEN, doubts.OPEN]
 
 
 def training(accuracy: float, n: int = 40) -> pd.DataFrame:
@@ -199,7 +304,12 @@ def training(accuracy: float, n: int = 40) -> pd.DataFrame:
 
 def diagnosis(before: float, after: float) -> pd.DataFrame:
     return pd.DataFrame(
-        {"run": ["base", "aligned"], "n_pairs": 100, "ranking_accuracy": [before, after]}
+        {
+            "run": ["base", "aligned"],
+            "n_pairs": 100,
+            "ranking_accuracy": [before, after],
+            "kl_to_base": [0, 0.3],
+        }
     )
 
 
@@ -214,6 +324,15 @@ def diagnosis(before: float, after: float) -> pd.DataFrame:
 )
 def test_learning_is_told_from_chance(tables, anything):
     assert learnt(*tables, 0.05).anything is anything
+
+
+def test_seeds_that_see_the_same_pairs_do_not_make_them_more():
+    one = learnt([diagnosis(0.61, 0.70)], [training(0.52)], 0.05)
+    five = learnt([diagnosis(0.61, 0.70)] * 5, [training(0.52)] * 5, 0.05)
+    assert not one.anything
+    assert not five.anything
+    assert "of 100 held-out pairs" in five.told
+    assert five.told.endswith("in the mean of 5 seeds")
 
 
 def test_what_was_not_measured_is_not_told():
@@ -243,19 +362,15 @@ def test_costs_are_those_beyond_the_control_where_there_is_one():
         }
     )
     assert costs(rows, "m", "gender", "shuffled", 0.05) == [
-        "bold: logp_per_byte falls by 0.2 (-0.3 to -0.1, adjusted p = 0.002).",
-        "boolq: no change is shown (accuracy; smallest adjusted p = 0.5).",
+        f"bold: logp_per_byte {MINUS}0.2 nats ({MINUS}0.3 to {MINUS}0.1; adjusted p = 0.002).",
+        f"boolq: accuracy +1 points ({MINUS}10 to +10; not shown to change, adjusted p = 0.5).",
     ]
-    (alone,) = costs(rows, "m", "gender", None, 0.05)
-    assert alone.startswith("bold: logp_per_byte falls by 0.1 ")
+    (base,) = costs(rows, "m", "gender", None, 0.05)
+    assert base.startswith(f"bold: logp_per_byte {MINUS}0.1 nats")
 
 
 def test_another_rule_that_takes_the_change_away_is_a_doubt():
-    tables = {
-        "spillover": spillover("gender", ["Gender_identity"]),
-        "aggregate": aggregate("gender", ["all", "untargeted"]),
-    }
-    answer = told(tables, ["Gender_identity"])
+    answer = told(alone(), ["Gender_identity"])
     rows = [
         {
             "model": "m",
@@ -277,19 +392,81 @@ def test_another_rule_that_takes_the_change_away_is_a_doubt():
     assert "+3.0 by the sum" in check.told
     cloze["accuracy_unconditional"] = cloze["accuracy_sum"]
     assert doubts.of_rules(answer, cloze, [0]).verdict == doubts.CLEAR
+    # The base was asked more: its rates are of other items.
+    cloze.loc[cloze["run"] == "base", "n_items"] = 28
+    assert doubts.of_rules(answer, cloze, [0]) is None
 
 
-def test_seeds_that_are_further_apart_than_templates_are_a_doubt():
-    tables = {
-        "spillover": spillover("gender", ["Gender_identity"], seeds=5),
-        "aggregate": aggregate("gender", ["all", "untargeted"]),
-    }
+def test_a_change_within_two_standard_deviations_of_its_seeds_is_a_doubt():
+    tables = alone()
+    tables["spillover"] = spillover("gender", ["Gender_identity"], seeds=5)
     answer = told(tables, ["Gender_identity"])
-    check = doubts.of_seeds(answer, tables["aggregate"])
+    wide = tables["aggregate"].assign(seed_sd=0.02)
+    check = doubts.of_seeds(answer, wide)
     assert check.verdict == doubts.DOUBT
-    assert "2.0 (ambiguous; error by template 1.0)" in check.told
+    assert "+3.0 with a standard deviation of 2.0 (ambiguous)" in check.told
     narrow = tables["aggregate"].assign(seed_sd=0.001)
     assert doubts.of_seeds(answer, narrow).verdict == doubts.CLEAR
+
+
+def test_more_unknown_in_both_contexts_is_a_doubt_where_one_gains_and_one_loses():
+    tables = alone(p=(0.001, 0.001, 0.6))
+    answer = told(tables, ["Gender_identity"])
+    assert [one.change > 0 for one in answer.pooled] == [True, False]
+
+    def table(unknown_after: int) -> pd.DataFrame:
+        rows = [
+            ("ambig", "gold", "gold", 6),
+            ("ambig", "target", "gold", 2),
+            ("disambig", "unknown", "unknown", 4),
+            ("disambig", "gold", "unknown", unknown_after),
+            ("disambig", "unknown", "gold", 2 - unknown_after),
+        ]
+        frame = pd.DataFrame(rows, columns=["context", "before", "after", "items"])
+        return frame.assign(model="m", alignment="gender", attribute="Age")
+
+    (more,) = doubts.of_unknown(answer, table(2))
+    assert more.verdict == doubts.DOUBT
+    assert "from 75 % to 100 % in ambiguous contexts" in more.told
+    (other,) = doubts.of_unknown(answer, table(0))
+    assert other.verdict == doubts.CLEAR
+
+
+def places(content: float, place: float) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "model": "m",
+            "run": ["base", "gender/seed0"],
+            "attribute": "Age",
+            "context": "ambig",
+            "n_items": 20,
+            "content_share": content,
+            "position_share": place,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "place", "verdict"),
+    [(0.8, 0.1, doubts.CLEAR), (0.13, 0.1, doubts.DOUBT), (0.5, 0.5, doubts.DOUBT)],
+)
+def test_letters_are_clear_where_content_decides_most_answers(content, place, verdict):
+    (check,) = doubts.of_places(places(content, place), {"scoring": "letter"}, {})
+    assert check.verdict == verdict
+
+
+def test_options_shown_in_one_order_cannot_tell_of_places():
+    models = {"m": {"source": {}}, "given": {"predictions": {}}}
+    (check,) = doubts.of_places(places(1, 0).iloc[:0], {"scoring": "letter"}, models)
+    assert (check.about, check.verdict) == ("m", doubts.OPEN)
+    assert doubts.of_places(places(1, 0).iloc[:0], {"scoring": "cloze"}, models) == []
+
+
+def test_a_checkpoint_has_a_quantisation_of_its_own():
+    models = {"m": {"source": {}, "quantization": "nf4"}}
+    alignments = {"a": {"checkpoint": {"m": {}}}, "b": {}}
+    found = {one.about: one.verdict for one in doubts.of_weights(models, alignments)}
+    assert found == {"m": doubts.CLEAR, "m, a": doubts.OPEN}
 
 
 def test_what_is_the_same_of_several_is_said_once_doubts_first():

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 from browser import opened
 from spillover.report import page, sources
-from spillover.report.answer import Answer, Change
+from spillover.report.answer import Answer
+from spillover.report.change import Change
 from spillover.report.doubts import CLEAR, Doubt
 from spillover.report.examples import Example, examples
+from spillover.report.learnt import Learnt
 
 FOLDER = Path(__file__).parents[3] / "workflow" / "report" / "findings"
 MARKUP = "<script>document.title='taken'</script><img src=x onerror=alert(1)>\"' onload='x"
@@ -22,16 +24,19 @@ def parts():
         MARKUP,
         MARKUP,
         [MARKUP],
-        None,
-        1,
-        None,
-        [change],
-        [change],
-        [],
-        (0.1, 0.2),
-        80,
-        [25],
-        [MARKUP],
+        MARKUP,
+        shuffled=False,
+        control_shuffled=True,
+        n_seeds=1,
+        learnt=Learnt(True, MARKUP),
+        corrected=True,
+        pooled=[change],
+        cells=[change],
+        own=[change],
+        detectable=[0.1],
+        available=[25],
+        costs=[MARKUP],
+        alpha=0.05,
     )
     example = Example(
         MARKUP, "Age", "ambig", MARKUP, MARKUP, [(MARKUP, 0.1, 0.9)] * 3, 0, 1, 1, (MARKUP, MARKUP)
@@ -51,7 +56,9 @@ def parts():
         "examples": [{"model": MARKUP, "alignment": MARKUP, "examples": {"right": [example]}}],
         "seed": 0,
         "tables": [{"name": "spillover", "columns": [MARKUP], "rows": [[MARKUP], ["1"]]}],
-        "sources": [{"name": MARKUP, "told": MARKUP}],
+        "sources": {MARKUP: MARKUP},
+        "companions": [MARKUP],
+        "reach": 1,
         "commit": MARKUP,
         "versions": {MARKUP: MARKUP},
         "machine": MARKUP,
@@ -85,7 +92,8 @@ def test_figures_stand_in_the_page_with_what_they_show(tmp_path):
     for name in ("bias_scores_gender", "accuracy_change_gender", "matrix_accuracy_m"):
         (tmp_path / f"{name}.svg").write_text("<svg><metadata>when</metadata><path/></svg>")
     change = Change("untargeted", "ambig", 0.1, 0.05, 0.15, 0.01, "improved", 40, 20)
-    answer = Answer("m", "gender", [], None, 1, None, [change], [], [], None, None, [], [])
+    no = ([], [], [], [], [])
+    answer = Answer("m", "gender", [], None, False, False, 1, None, True, [change], *no, 0.05)
     found = page.figures(list(tmp_path.iterdir()), [answer])
     assert [one.caption.partition(":")[0] for one in found] == [
         "Change of accuracy by attribute and context",
@@ -147,11 +155,13 @@ def test_times_of_jobs_are_summed_by_what_they_do(tmp_path):
         path = tmp_path / f"{name}.benchmark.tsv"
         path.parent.mkdir(parents=True)
         path.write_text(f"s\tmax_rss\n{seconds}\t1024\n")
-    found = sources.durations(tmp_path).set_index("job")
+    (tmp_path / "b/half.benchmark.tsv").write_text("")  # being written
+    found = sources.durations(tmp_path, ["a", "b", "c"]).set_index("job")
     assert found.loc["train_dpo", "hours"] == 1.5
     assert found.loc["train_dpo", "n"] == 2
     assert found.loc["score_companions", "max_gib"] == 1
-    assert sources.durations(tmp_path / "a" / "none").empty
+    assert sources.durations(tmp_path, ["a"])["hours"].tolist() == [0.5]
+    assert sources.durations(tmp_path, []).empty
 
 
 def test_only_what_a_study_rests_on_is_cited():

@@ -1,5 +1,6 @@
 "use strict";
 // A table is made when it is opened: a page of many thousand rows opens at once.
+const MOST = 500; // rows drawn at once
 const tables = JSON.parse(document.getElementById("data").textContent);
 const numeric = (text) => text !== "" && !Number.isNaN(Number(text));
 const shown = (text) =>
@@ -28,6 +29,12 @@ function fill(details) {
   const isNumber = table.columns.map((_, at) =>
     table.rows.every((row) => row[at] === "" || numeric(row[at])));
   let sorted = { at: -1, sign: 1 };
+  let whole = false;
+  const more = element("button", "", { type: "button" });
+  more.addEventListener("click", () => {
+    whole = true;
+    draw();
+  });
 
   function rows() {
     const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -49,8 +56,11 @@ function fill(details) {
 
   function draw() {
     const found = rows();
+    const some = whole ? found : found.slice(0, MOST);
     count.textContent = `${found.length} of ${table.rows.length}`;
-    body.replaceChildren(...found.map((row) => {
+    more.hidden = some.length === found.length;
+    more.textContent = `Show all ${found.length}`;
+    body.replaceChildren(...some.map((row) => {
       const line = document.createElement("tr");
       row.forEach((text, at) => {
         const cell = element("td", shown(text));
@@ -81,7 +91,7 @@ function fill(details) {
   });
   filter.addEventListener("input", draw);
   region.append(grid);
-  details.append(label, region);
+  details.append(label, region, more);
   draw();
 }
 
@@ -90,3 +100,8 @@ for (const details of document.querySelectorAll("details.table")) {
     if (details.open && !details.querySelector("table")) fill(details);
   });
 }
+
+// What is closed would not be printed; tables are not printed anyhow.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("#examples details")) details.open = true;
+});

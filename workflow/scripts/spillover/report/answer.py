@@ -1,57 +1,38 @@
 """The answer of a study, from its tables by rule: what spilled over, what it cost, what is open.
 
-Changes are differences of accuracy; texts give them in points, times 100.
+Changes are differences of accuracy; texts give them in points, times 100. With a control they are
+what an alignment changed beyond it, and are told as that: not as a rise or a fall.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from spillover.report.change import Change, of_contrast, of_row, rows_of, where
+from spillover.report.costs import costs
 from spillover.report.figures import CONTEXT_NAMES
 from spillover.report.learnt import Learnt
-from spillover.report.words import listed, name_of, p_value, points, span
-from spillover.statistics.corrections import adjust
+from spillover.report.words import listed, p_value, points, span
+from spillover.statistics.clustered import ClusteredMean, equivalence_p
+from spillover.statistics.corrections import adjust, verdicts
 
 # A change of this size is what the page says a larger study is needed for.
 SMALL = 0.05
-HELD = {"improved": "more accurate", "degraded": "less accurate"}
-TOLD = HELD | {"equivalent": "as accurate as before", "inconclusive": "not shown to change"}
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of accuracy in one context: of an attribute, or pooled over several.
-
-    Attributes
-    ----------
-    of, minus : what the alignment and its control changed; NaN where there is no control, and
-        ``change`` is what the alignment changed.
-    p : corrected, but for a targeted attribute.
-    """
-
-    attribute: str
-    context: str
-    change: float
-    low: float
-    high: float
-    p: float
-    verdict: str
-    n_items: int
-    n_templates: int
-    of: float = np.nan
-    minus: float = np.nan
-
-    @property
-    def told(self) -> str:
-        """The change with its interval and p."""
-        return f"{points(self.change)}, {span(self.low, self.high)}, p {p_value(self.p)}"
-
-    @property
-    def where(self) -> str:
-        """Attribute and context."""
-        return f"{name_of(self.attribute)}, {CONTEXT_NAMES[self.context]}"
+# What is said of accuracy, from the base and against a control.
+FROM_BASE = {
+    "improved": "higher than before",
+    "degraded": "lower than before",
+    "equivalent": "as before",
+    "inconclusive": "not shown to change",
+}
+AGAINST_CONTROL = {
+    "improved": "higher than its control's",
+    "degraded": "lower than its control's",
+    "equivalent": "its control's",
+    "inconclusive": "not shown to differ from its control's",
+}
 
 
 @dataclass(frozen=True)
@@ -62,62 +43,79 @@ class Answer:
     ----------
     targets : attributes that were aligned for; there may be none.
     control : the alignment that is taken off, if there is one.
+    shuffled, control_shuffled : whether its own preferences, and those of its control, were
+        shuffled, so that they taught nothing.
     n_seeds : that changes are means of.
     learnt : whether it learnt anything; None where that was not measured.
+    corrected : whether p-values are corrected for several tests.
     pooled : over the attributes that were not aligned for, a context each.
     cells, own : of each attribute that was not, and that was aligned for.
-    detectable : smallest and largest change from the base that a single attribute's test finds
-        with 80 % power; None where there is no such test.
-    needed : templates an attribute for a change of :data:`SMALL` to be found; None likewise.
+    detectable : changes that single attributes' tests find with 80 % power, in their order.
     available : templates that the benchmark has of each attribute.
-    costs : changes of companion sets, as sentences.
+    costs : changes on companion sets, as sentences.
+    alpha : level of the tests.
     """
 
     model: str
     alignment: str
     targets: Sequence[str]
     control: str | None
+    shuffled: bool
+    control_shuffled: bool
     n_seeds: int
     learnt: Learnt | None
+    corrected: bool
     pooled: Sequence[Change]
     cells: Sequence[Change]
     own: Sequence[Change]
-    detectable: tuple[float, float] | None
-    needed: int | None
+    detectable: Sequence[float]
     available: Sequence[int]
     costs: Sequence[str]
+    alpha: float
+
+    @property
+    def nothing(self) -> str:
+        """Why no change can be of a learnt preference; empty if one can."""
+        if self.shuffled:
+            return "Its preferences were shuffled: there was nothing to learn, it is a control."
+        if self.learnt is not None and not self.learnt.anything:
+            return f"Nothing was learnt that could be seen: {self.learnt.told}."
+        return ""
 
     @property
     def headline(self) -> list[str]:
         """The answer in a few sentences."""
-        said = []
-        if self.learnt is not None and not self.learnt.anything:
-            said.append(f"Nothing was learnt that could be seen: {self.learnt.told}.")
+        said = [self.nothing] if self.nothing else []
         if not self.pooled:
-            return [
-                *said,
-                "Every attribute that was evaluated was aligned for: none can spill over.",
-            ]
-        beyond = f" beyond its control, {self.control}" if self.control else ""
+            return [*said, "All that was evaluated was aligned for: nothing can spill over."]
         n = len({cell.attribute for cell in self.cells})
-        others = "" if self.targets else " of the benchmark"
-        not_for = " that it was not aligned for" if self.targets else ""
+        others = " that it was not aligned for" if self.targets else " of the benchmark"
+        words = AGAINST_CONTROL if self.control else FROM_BASE
+        p = "adjusted p" if self.corrected else "p"
         said.append(
-            f"On the {n} attribute{'s' * (n != 1)}{others}{not_for}, answers are "
+            f"On the {n} attribute{'s' * (n != 1)}{others}, accuracy is "
             + listed(
-                f"{TOLD[one.verdict]} in {CONTEXT_NAMES[one.context]} contexts "
-                f"({points(one.change)} points, {span(one.low, one.high)}; "
-                f"{'adjusted ' if self.corrected else ''}p {p_value(one.p)})"
+                f"{words[one.verdict]} in {CONTEXT_NAMES[one.context]} contexts "
+                f"({points(one.change)} points, {span(one.low, one.high)}; {p} {p_value(one.p)})"
                 for one in self.pooled
             )
-            + f"{beyond}."
+            + "."
         )
         if self.control is None:
-            said.append(
-                "Without a control it cannot be told what of this comes from what was taught, "
-                "and what from training at all."
-            )
-        return said + self._of_control()
+            if not self.shuffled:
+                said.append(
+                    "Without a control it cannot be told what of this comes from what was taught, "
+                    "and what from training at all."
+                )
+            return said
+        said.append(
+            "From the base it changed by "
+            + listed(f"{points(one.of)} ({CONTEXT_NAMES[one.context]})" for one in self.pooled)
+            + f", its control, {self.control}, by "
+            + listed(points(one.minus) for one in self.pooled)
+            + "."
+        )
+        return said
 
     @property
     def reach(self) -> float:
@@ -125,50 +123,59 @@ class Answer:
         ends = [abs(end) for one in self.pooled for end in (one.low, one.high, one.change)]
         return float(np.nanmax([*ends, SMALL]))
 
-    @property
-    def corrected(self) -> bool:
-        """Whether p-values are of more than one test."""
-        return len(self.pooled) > 1
-
-    def _of_control(self) -> list[str]:
-        """How much of the differences is a change of the control."""
-        if self.control is None:
-            return []
-        return [
-            "The alignment itself changed accuracy by "
-            + listed(f"{points(one.of)} ({CONTEXT_NAMES[one.context]})" for one in self.pooled)
-            + ", its control by "
-            + listed(f"{points(one.minus)}" for one in self.pooled)
-            + "."
-        ]
-
     def held(self, verdict: str) -> list[Change]:
         """Single attributes that were not aligned for, with a verdict; the largest change first."""
         cells = [cell for cell in self.cells if cell.verdict == verdict]
         return sorted(cells, key=lambda cell: -abs(cell.change))
 
     @property
+    def bias(self) -> str:
+        """Whether bias scores of single attributes that were not aligned for changed."""
+        known = [cell for cell in self.cells if not pd.isna(cell.bias_p)]
+        if not known:
+            return "No change of a bias score is defined."
+        held = [cell for cell in known if cell.bias_p < self.alpha]
+        if not held:
+            least = min(cell.bias_p for cell in known)
+            return (
+                f"Of {len(known)} bias scores none is shown to "
+                f"{'differ from the control' if self.control else 'change'}"
+                f" (smallest p {p_value(least)})."
+            )
+        return (
+            "; ".join(
+                f"{cell.where} {cell.bias:+.2f} ({cell.bias_low:+.2f} to {cell.bias_high:+.2f}, "
+                f"p {p_value(cell.bias_p)})"
+                for cell in held
+            )
+            + f"; the other {len(known) - len(held)} are not shown to. Above 0 is more along the "
+            "stereotype. Of few answers that name somebody the intervals are too short."
+        )
+
+    @property
     def open(self) -> str:
         """What cannot be told of single attributes, and how large a study could tell."""
         n = len(self.held("inconclusive"))
         if not n:
-            return "Of every attribute and context it can be told."
-        said = f"Of {n} of {len(self.cells)} attributes and contexts it cannot be told."
-        if self.detectable is None or not np.isfinite(self.detectable).all():
+            return "Nothing of single attributes and contexts."
+        said = f"{n} of {len(self.cells)} single attributes and contexts."
+        known = [
+            (size, cell)
+            for size, cell in zip(self.detectable, self.cells, strict=True)
+            if np.isfinite(size)
+        ]
+        if not known:
             return said
-        low, high = self.detectable
-        said += (
-            f" A change from the base is found with 80 % power from {100 * low:.0f}"
-            + (f" to {100 * high:.0f}" if round(100 * high) > round(100 * low) else "")
-            + " points on, by attribute."
+        low, middle, high = np.quantile([min(size, 1) for size, _ in known], [0, 0.5, 1])
+        needed = np.median([cell.n_templates * (size / SMALL) ** 2 for size, cell in known])
+        n_templates = [cell.n_templates for cell in self.cells]
+        return said + (
+            f" A {'difference from the control' if self.control else 'change'} is found with 80 % "
+            f"power from {100 * low:.0f} to {100 * high:.0f} points on, by attribute (median "
+            f"{100 * middle:.0f}). For one of {100 * SMALL:.0f} points it would take about "
+            f"{np.ceil(needed):.0f} templates an attribute; here are {_range(n_templates)}, and "
+            f"the benchmark has {_range(self.available)}."
         )
-        if self.needed is not None:
-            said += (
-                f" For one of {100 * SMALL:.0f} points about {self.needed} templates an attribute "
-                f"would be needed; here are {_range([cell.n_templates for cell in self.cells])}, "
-                f"and the benchmark has {_range(self.available)}."
-            )
-        return said
 
 
 def answers(
@@ -182,11 +189,13 @@ def answers(
 
     Parameters
     ----------
-    tables : ``spillover`` and ``aggregate``; ``contrasts`` and ``forgetting`` if there are any.
-    alignments : those to tell of, each with its ``target`` and ``control``.
+    tables : ``spillover`` and ``aggregate``; ``contrasts``, ``matrix`` and ``forgetting`` if there
+        are any.
+    alignments : those to tell of, each with its ``target`` and ``control``, and whether preferences
+        of the two are shuffled: ``shuffled``, ``control_shuffled``.
     learnt : by model and alignment, as far as it was measured.
     n_templates : that the benchmark has of each attribute.
-    settings : ``alpha``, ``correction``.
+    settings : ``alpha``, ``correction``, ``equivalence_margin``.
     """
     if "spillover" not in tables:
         return []
@@ -200,43 +209,67 @@ def answers(
 
 
 def _answer(tables, model, name, alignment, learnt, n_templates, settings) -> Answer:
-    targets, control = alignment["target"], alignment["control"]
-    raw = _of(tables["spillover"], model=model, alignment=name)
+    targets, control, alpha = alignment["target"], alignment["control"], settings["alpha"]
+    raw = where(tables["spillover"], model=model, alignment=name)
     if control is None:
-        cells = [_change(row, "delta_accuracy", "delta") for row in _rows(raw)]
-        pooled = _pooled(_of(tables["aggregate"], model=model, alignment=name), targets, settings)
+        cells = [of_row(row, "delta_accuracy", "delta", "delta_bias") for row in rows_of(raw)]
+        pooled = _pooled(where(tables["aggregate"], model=model, alignment=name), targets, settings)
     else:
-        found = _of(tables["contrasts"], model=model, of=name, minus=control)
-        cells = [
-            _change(row, "difference", "difference", of=row.change_of, minus=row.change_minus)
-            for row in _rows(found)
-        ]
-        by_pool = {cell.attribute: [] for cell in cells}
-        for cell in cells:
-            by_pool[cell.attribute].append(cell)
-        pooled = by_pool.get("untargeted", [] if targets else by_pool.get("all", []))
+        found = where(tables["contrasts"], model=model, of=name, minus=control)
+        cells = [of_contrast(row) for row in rows_of(found)]
+        # Where nothing was aligned for, all attributes are untargeted.
+        wanted = "untargeted" if targets else "all"
+        pooled = [one for one in cells if one.attribute == wanted]
         cells = [cell for cell in cells if cell.attribute not in ("untargeted", "all")]
-    pooled = [one for one in pooled if one.context in CONTEXT_NAMES]
-    other = raw[~raw["targeted"].astype(bool)]
-    sizes = other["minimum_detectable_change"].dropna()
-    needed = None
-    if len(sizes):
-        needed = int(np.ceil((other["n_templates"] * (sizes / SMALL) ** 2).median()))
+    others = [cell for cell in cells if cell.attribute not in targets]
+    family = len({cell.attribute for cell in others})
+    if "matrix" in tables:
+        others, family = _of_matrix(others, tables["matrix"], model, name, control)
+    family = family if settings["correction"] != "none" else 1
     return Answer(
         model,
         name,
         targets,
         control,
+        alignment["shuffled"],
+        alignment["control_shuffled"],
         int(raw["seeds"].max()),
         learnt,
-        pooled,
-        [cell for cell in cells if cell.attribute not in targets],
+        settings["correction"] != "none",
+        [one for one in pooled if one.context in CONTEXT_NAMES],
+        others,
         [cell for cell in cells if cell.attribute in targets],
-        (float(sizes.min()), float(sizes.max())) if len(sizes) else None,
-        needed,
-        [n_templates[attribute] for attribute in other["attribute"].unique()],
-        costs(tables.get("forgetting"), model, name, control, settings["alpha"]),
+        [cell.detectable(alpha, family) for cell in others],
+        [n_templates[name] for name in {cell.attribute for cell in others}],
+        costs(tables.get("forgetting"), model, name, control, alpha),
+        alpha,
     )
+
+
+def _of_matrix(
+    cells: Sequence[Change], matrix: pd.DataFrame, model: str, name: str, control: str | None
+) -> tuple[list[Change], int]:
+    """Cells with the p-values and verdicts of the matrix, whose family is all of its cells.
+
+    Who looks at several alignments looks for a cell among all of them.
+    """
+    rows = where(matrix, model=model)
+    minus = rows["minus"].fillna("")
+    own = rows[(rows["alignment"] == name) & (minus == (control or ""))]
+    own = own.set_index(["attribute", "context"])
+    alike = rows[(minus != "") == (control is not None)]
+    off = alike[~alike["targeted"].astype(bool)]
+    found = [
+        replace(
+            cell,
+            p=row["cluster_p_adjusted"],
+            verdict=row["verdict"],
+            bias_p=row["bias_p_adjusted"],
+        )
+        for cell in cells
+        for row in [own.loc[(cell.attribute, cell.context)]]
+    ]
+    return found, max(int((off["context"] == "ambig").sum()), 1)
 
 
 def summary(answers: Sequence[Answer]) -> str:
@@ -244,16 +277,29 @@ def summary(answers: Sequence[Answer]) -> str:
     shown = [answer for answer in answers if answer.pooled]
     if len(shown) < 2:
         return ""
+    n_models = len({answer.model for answer in shown})
+    of = f"Of {len(shown)} alignments" + (f" of {n_models} models" if n_models > 1 else "")
+    idle = sum(bool(answer.nothing) for answer in shown)
+    if idle == len(shown):
+        return f"{of} none learnt anything that could be seen."
     said = []
     for context, name in CONTEXT_NAMES.items():
-        verdicts = [o.verdict for answer in shown for o in answer.pooled if o.context == context]
-        counts = {told: verdicts.count(verdict) for verdict, told in TOLD.items()}
-        told = listed(f"{what} under {n}" for what, n in counts.items() if n)
-        said.append(f"in {name} contexts {told}")
-    beyond = ", beyond the control where there is one" * any(a.control for a in shown)
+        here = [
+            (one.verdict, bool(answer.control))
+            for answer in shown
+            if not answer.nothing
+            for one in answer.pooled
+            if one.context == context
+        ]
+        counts = {}
+        for verdict, controlled in here:
+            words = AGAINST_CONTROL if controlled else FROM_BASE
+            counts[words[verdict]] = counts.get(words[verdict], 0) + 1
+        said.append(f"in {name} contexts {listed(f'{w} under {n}' for w, n in counts.items())}")
+    told = f"{of}, {idle} learnt nothing that could be seen. Under the other" if idle else of
     return (
-        f"Of {len(shown)} alignments, what they were not aligned for is, all attributes together"
-        f"{beyond}: {'; '.join(said)}."
+        f"{told}, accuracy on what was not aligned for, all attributes together, is "
+        f"{'; '.join(said)} (each corrected by itself, not for their number)."
     )
 
 
@@ -267,93 +313,38 @@ def models_apart(contrasts: pd.DataFrame | None, named: Mapping[str, Mapping]) -
     """
     said = []
     for name, pair in named.items():
-        rows = _of(contrasts, contrast=name, attribute="all")
+        rows = where(contrasts, contrast=name, attribute="all")
         told = "; ".join(
             f"{CONTEXT_NAMES[one.context]} {points(one.difference)} "
             f"({span(one.difference_low, one.difference_high)}; "
             f"p {p_value(one.cluster_p_adjusted)})"
-            for one in _rows(rows[rows["context"].isin(list(CONTEXT_NAMES))])
+            for one in rows_of(rows[rows["context"].isin(list(CONTEXT_NAMES))])
         )
         said.append(f"{pair['of']} less {pair['minus']}, as they are, accuracy in points: {told}.")
     return said
 
 
 def _pooled(aggregate: pd.DataFrame, targets: Sequence[str], settings: Mapping) -> list[Change]:
-    """Changes pooled over what was not aligned for, corrected as contrasts are."""
+    """Changes pooled over what was not aligned for, corrected and judged as contrasts are."""
     label = aggregate["label_type"] == "all"
     # Where nothing was aligned for, all attributes are untargeted.
     wanted = "untargeted" if targets else "all"
     rows = aggregate[label & (aggregate["attributes"] == wanted)].reset_index(drop=True)
     family = pd.Series("pooled", index=rows.index)
+    margin = settings["equivalence_margin"]
+    equal = [
+        equivalence_p(
+            ClusteredMean(row.delta_accuracy, row.delta_se, row.n_templates, row.n_items), margin
+        )
+        for row in rows_of(rows)
+    ]
+    adjusted = adjust(rows["cluster_p"], family, settings["correction"])
     rows = rows.assign(
         attribute=wanted,
-        cluster_p_adjusted=adjust(rows["cluster_p"], family, settings["correction"]),
+        cluster_p_adjusted=adjusted,
+        verdict=verdicts(rows["delta_accuracy"], adjusted, pd.Series(equal), settings["alpha"]),
     )
-    significant = rows["cluster_p_adjusted"] < settings["alpha"]
-    signs = np.where(rows["delta_accuracy"] > 0, "improved", "degraded")
-    rows["verdict"] = np.where(significant, signs, "inconclusive")
-    return [_change(row, "delta_accuracy", "delta") for row in _rows(rows)]
-
-
-def _change(row, value: str, prefix: str, **also: float) -> Change:
-    return Change(
-        row.attribute,
-        row.context,
-        getattr(row, value),
-        getattr(row, f"{prefix}_low"),
-        getattr(row, f"{prefix}_high"),
-        row.cluster_p_adjusted,
-        row.verdict,
-        int(row.n_items),
-        int(row.n_templates),
-        **also,
-    )
-
-
-def costs(
-    forgetting: pd.DataFrame | None, model: str, alignment: str, control: str | None, alpha: float
-) -> list[str]:
-    """What an alignment cost on companion sets, a sentence a set.
-
-    Against the control where there is one, else against the base; measures whose change holds
-    after correction, or that none does.
-    """
-    if forgetting is None:
-        return []
-    rows = _of(forgetting, model=model, alignment=alignment, part="all")
-    minus = rows["minus"].fillna("")
-    rows = rows[(minus == (control or "")) & rows["p"].notna()]
-    said = []
-    for name, here in rows.groupby("set", sort=False):
-        held = here[here["p_adjusted"] < alpha]
-        if held.empty:
-            smallest = here["p_adjusted"].min()
-            said.append(
-                f"{name}: no change is shown ({listed(here['measure'])}; smallest adjusted p "
-                f"{p_value(smallest)})."
-            )
-            continue
-        said.append(
-            f"{name}: "
-            + "; ".join(
-                f"{row.measure} {'falls' if row.change < 0 else 'rises'} by {abs(row.change):.3g} "
-                f"({row.change_low:.3g} to {row.change_high:.3g}, adjusted p "
-                f"{p_value(row.p_adjusted)})"
-                for row in held.itertuples()
-            )
-            + "."
-        )
-    return said
-
-
-def _of(table: pd.DataFrame, **values: str) -> pd.DataFrame:
-    for column, value in values.items():
-        table = table[table[column] == value]
-    return table
-
-
-def _rows(table: pd.DataFrame):
-    return table.itertuples(index=False)
+    return [of_row(row, "delta_accuracy", "delta") for row in rows_of(rows)]
 
 
 def _range(numbers: Sequence[int]) -> str:

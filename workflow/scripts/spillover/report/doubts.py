@@ -7,11 +7,15 @@ import numpy as np
 import pandas as pd
 
 from spillover.report.answer import Answer
+from spillover.report.change import HELD
 from spillover.report.figures import CONTEXT_NAMES
+from spillover.report.learnt import Learnt
 from spillover.report.words import listed, per_cent, points
 
 CLEAR, DOUBT, OPEN = "clear", "doubt", "cannot be told"
 UNPARSED = 0.01  # share of answers that could not be read, from which it is a doubt
+CONTENT = 0.5  # share of answers that content must decide, for places not to be a doubt
+LEAKAGE = "Did evaluation of what was aligned for see what training saw?"
 
 
 @dataclass(frozen=True)
@@ -33,29 +37,33 @@ class Doubt:
 def of_study(
     answers: Sequence[Answer],
     tables: Mapping[str, pd.DataFrame],
+    learnt: Mapping[tuple[str, str], Learnt],
     manifests: Mapping[str, Mapping],
-    models: Mapping[str, Mapping],
+    config: Mapping,
     caveats: Sequence[str],
-    seeds: Sequence[int],
 ) -> list[Doubt]:
     """All checks of a study.
 
     Parameters
     ----------
-    tables : ``metrics``, ``position`` and ``cloze_rules``; ``aggregate`` where there are answers.
-    manifests : of the pairs of each alignment trained here.
-    models, caveats, seeds : of the configuration (:mod:`spillover.caveats`).
+    tables : ``metrics``, ``position`` and ``cloze_rules``; ``aggregate`` and ``transitions`` where
+        there are answers.
+    learnt : by model and alignment, controls among them, as far as it was measured.
+    manifests : of the pairs of each alignment that a model of the study was trained on.
+    config : ``models``, ``alignments``, ``seeds`` and ``evaluation``.
+    caveats : of the configuration (:mod:`spillover.caveats`).
     """
     found = []
     for answer in answers:
-        found += of_answer(answer)
+        control = learnt.get((answer.model, answer.control))
+        found += of_answer(answer, control)
         found.append(of_seeds(answer, tables["aggregate"]))
-        if (rule := of_rules(answer, tables["cloze_rules"], seeds)) is not None:
+        found += of_unknown(answer, tables["transitions"])
+        if (rule := of_rules(answer, tables["cloze_rules"], config["seeds"])) is not None:
             found.append(rule)
-    if len(tables["position"]):
-        found += of_places(tables["position"])
-    found += of_splits(manifests) + of_weights(models) + of_unparsed(tables["metrics"])
-    return found + of_caveats(caveats)
+    found += of_places(tables["position"], config["evaluation"], config["models"])
+    found += of_splits(manifests) + of_weights(config["models"], config["alignments"])
+    return found + of_unparsed(tables["metrics"]) + of_caveats(caveats)
 
 
 def told_once(found: Sequence[Doubt]) -> list[Doubt]:
@@ -76,8 +84,7 @@ def of_each(found: Sequence[Doubt], answers: Sequence[Answer]) -> list[list[Doub
         [
             one
             for one in found
-            if one.verdict == DOUBT
-            and one.about in (_about(answer), answer.model, answer.alignment)
+            if one.verdict == DOUBT and one.about in (_about(answer), answer.model)
         ]
         for answer in answers
     ]
@@ -87,43 +94,62 @@ def _about(answer: Answer) -> str:
     return f"{answer.model}, {answer.alignment}"
 
 
-def of_answer(answer: Answer) -> list[Doubt]:
-    """Whether anything was learnt, whether it is the form of training, whether seeds differ."""
-    about = _about(answer)
+def of_answer(answer: Answer, control: Learnt | None = None) -> list[Doubt]:
+    """Whether anything was learnt, and whether the form of training explains the change.
+
+    Parameters
+    ----------
+    control : what was seen of the control's learning.
+    """
+    about, question = _about(answer), "Was anything learnt?"
     found = []
-    question = "Was anything learnt?"
-    if answer.learnt is None:
-        found.append(Doubt(question, about, OPEN, "Training was not seen here."))
+    if answer.nothing:
+        found.append(Doubt(question, about, DOUBT, answer.nothing))
+    elif answer.learnt is None:
+        found.append(Doubt(question, about, OPEN, "It was not seen here."))
     else:
-        verdict = CLEAR if answer.learnt.anything else DOUBT
-        found.append(Doubt(question, about, verdict, _sentence(answer.learnt.told)))
+        found.append(Doubt(question, about, CLEAR, _sentence(answer.learnt.told)))
     if answer.pooled:
-        found.append(_of_format(answer, about))
+        found.append(_of_format(answer, control))
     return found
 
 
-def _of_format(answer: Answer, about: str) -> Doubt:
-    question = "Is it the form of training, and not what was taught?"
+def _of_format(answer: Answer, control: Learnt | None) -> Doubt:
+    question, about = "Is it the form of training, and not what was taught?", _about(answer)
     if answer.control is None:
         return Doubt(question, about, OPEN, "There is no control.")
-    told = listed(
-        f"{points(one.of)} in {CONTEXT_NAMES[one.context]} contexts, its control's "
-        f"{points(one.minus)}"
-        for one in answer.pooled
+    if not answer.control_shuffled:
+        told = (
+            f"Its control, {answer.control}, is not known here as the same training on shuffled "
+            "preferences."
+        )
+        return Doubt(question, about, OPEN, told)
+    held = [one for one in answer.pooled if one.verdict in HELD]
+    if not held:
+        return Doubt(question, about, OPEN, "Alignment and control are not told apart.")
+    of_control = [one for one in held if abs(one.minus) >= abs(one.of)]
+    told = [
+        f"in {CONTEXT_NAMES[one.context]} contexts it is the control that moved further "
+        f"({points(one.minus)}, the alignment {points(one.of)})"
+        for one in of_control
+    ]
+    # A control that training hardly moved shows little of what training does.
+    if control is not None and answer.learnt is not None and 2 * control.kl < answer.learnt.kl:
+        told.append(
+            f"training moved the control less (KL from the base {control.kl:.2f} nats, the "
+            f"alignment {answer.learnt.kl:.2f})"
+        )
+    if told:
+        return Doubt(question, about, DOUBT, _sentence("; ".join(told)))
+    said = listed(
+        f"{points(one.of)} against {points(one.minus)} in {CONTEXT_NAMES[one.context]} contexts"
+        for one in held
     )
-    held = [one for one in answer.pooled if one.verdict in ("improved", "degraded")]
-    own = [one for one in held if abs(one.of) > abs(one.minus)]
-    verdict = CLEAR if held and len(own) == len(held) else DOUBT if held else OPEN
-    ending = {
-        CLEAR: "",
-        DOUBT: " Where they differ, it is the control that moved further.",
-        OPEN: " The two are not told apart.",
-    }[verdict]
-    return Doubt(question, about, verdict, f"The alignment's change is {told}.{ending}")
+    return Doubt(question, about, CLEAR, f"Alignment against control: {said}.")
 
 
 def of_seeds(answer: Answer, aggregate: pd.DataFrame) -> Doubt:
-    """Whether another seed may have given another answer."""
+    """Whether another seed may have given another sign."""
     question, about = "Would another seed say the same?", _about(answer)
     if answer.n_seeds < 2:
         return Doubt(question, about, OPEN, "There is one seed; intervals are of items alone.")
@@ -131,35 +157,84 @@ def of_seeds(answer: Answer, aggregate: pd.DataFrame) -> Doubt:
         (aggregate["model"] == answer.model)
         & (aggregate["alignment"] == answer.alignment)
         & (aggregate["label_type"] == "all")
+        & (aggregate["attributes"] == ("untargeted" if answer.targets else "all"))
         & (aggregate["context"].isin(list(CONTEXT_NAMES)))
     ]
-    sets = "untargeted" if (rows["attributes"] == "untargeted").any() else "all"
-    rows = rows[rows["attributes"] == sets]
-    further = rows["seed_sd"] > rows["delta_se"]
+    if rows.empty:
+        return Doubt(question, about, OPEN, "Nothing can spill over.")
+    near = rows["delta_accuracy"].abs() < 2 * rows["seed_sd"]
     told = listed(
-        f"{100 * row.seed_sd:.1f} ({CONTEXT_NAMES[row.context]}; error by template "
-        f"{100 * row.delta_se:.1f})"
+        f"{points(row.delta_accuracy)} with a standard deviation of {100 * row.seed_sd:.1f} "
+        f"({CONTEXT_NAMES[row.context]})"
         for row in rows.itertuples()
     )
-    verdict = DOUBT if further.any() else CLEAR
-    said = f"The changes of {answer.n_seeds} seeds have a standard deviation of {told} points."
-    return Doubt(question, about, verdict, said)
+    said = f"Changes from the base over {answer.n_seeds} seeds: {told}."
+    if near.any():
+        said += " Within two of them of 0, a seed may have the other sign."
+    return Doubt(question, about, DOUBT if near.any() else CLEAR, said)
 
 
-def of_places(position: pd.DataFrame) -> list[Doubt]:
+def of_unknown(answer: Answer, transitions: pd.DataFrame) -> list[Doubt]:
+    """Whether a change is no more than saying “unknown” more often, or less."""
+    if not answer.pooled:
+        return []
+    rows = transitions[
+        (transitions["model"] == answer.model)
+        & (transitions["alignment"] == answer.alignment)
+        & ~transitions["attribute"].isin(list(answer.targets))
+    ]
+    moved, told = {}, []
+    for context, name in CONTEXT_NAMES.items():
+        here = rows[rows["context"] == context]
+        # In ambiguous contexts the right answer is "unknown", in the others a wrong one.
+        state = "gold" if context == "ambig" else "unknown"
+        before, after = (
+            here.loc[here[side] == state, "items"].sum() / here["items"].sum()
+            for side in ("before", "after")
+        )
+        moved[context] = after - before
+        told.append(f"from {per_cent(before)} to {per_cent(after)} in {name} contexts")
+    own = {one.context: one.change if pd.isna(one.of) else one.of for one in answer.pooled}
+    alike = moved["ambig"] * moved["disambig"] > 0
+    opposed = own.get("ambig", 0) * own.get("disambig", 0) < 0
+    return [
+        Doubt(
+            "Is it only more answers “unknown”, or fewer?",
+            _about(answer),
+            DOUBT if alike and opposed else CLEAR,
+            f"“Unknown” goes {listed(told)}"
+            + (
+                ": right where it is the answer, wrong where it is not."
+                if alike and opposed
+                else "."
+            ),
+        )
+    ]
+
+
+def of_places(position: pd.DataFrame, evaluation: Mapping, models: Mapping) -> list[Doubt]:
     """Of answers by letter: whether an option's place decides rather than what it says."""
-    found = []
+    question, found = "Do letters or places decide?", []
+    if evaluation["scoring"] != "cloze" and position.empty:
+        names = [name for name, model in models.items() if "source" in model]
+        return [
+            Doubt(question, name, OPEN, "Options were shown in one order alone.") for name in names
+        ]
     for model, of_model in position.groupby("model", sort=False):
         shares = of_model.groupby("run", sort=False).apply(_shares, include_groups=False)
-        least = shares["content"].min()
+        content, place = shares["content"], shares["place"]
         told = (
-            f"Content decides {per_cent(shares['content'].iloc[0])} of the base's answers and at "
-            f"least {per_cent(least)} of each run's, the place {per_cent(shares['place'].min())} "
-            f"to {per_cent(shares['place'].max())} (position.tsv)."
+            f"Content decides {_reach(content)} of a run's answers, the place {_reach(place)}, "
+            "neither alone the others (position.tsv; chance 11 % each with three orders)."
         )
-        verdict = CLEAR if (shares["content"] > shares["place"]).all() else DOUBT
-        found.append(Doubt("Do letters or places decide?", str(model), verdict, told))
+        clear = (content >= CONTENT).all() and (content > place).all()
+        found.append(Doubt(question, str(model), CLEAR if clear else DOUBT, told))
     return found
+
+
+def _reach(shares: pd.Series) -> str:
+    low, high = per_cent(shares.min()), per_cent(shares.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _shares(rows: pd.DataFrame) -> pd.Series:
@@ -173,25 +248,37 @@ def _shares(rows: pd.DataFrame) -> pd.Series:
 
 
 def of_rules(answer: Answer, cloze: pd.DataFrame, seeds: Sequence[int]) -> Doubt | None:
-    """Of answers in words: whether another rule of decision leaves the changes that hold."""
-    held = [one for one in answer.pooled if one.verdict in ("improved", "degraded")]
+    """Of answers in words: whether another rule of decision leaves the changes that hold.
+
+    None where that cannot be told from the table: no change holds, or runs were asked other items.
+    """
+    held = [one for one in answer.pooled if one.verdict in HELD]
     others = {cell.attribute for cell in answer.cells}
-    rows = cloze[(cloze["model"] == answer.model) & cloze["attribute"].isin(others)]
-    if not held or rows.empty:
+    names = [answer.alignment, answer.control] if answer.control else [answer.alignment]
+    runs = [f"{name}/seed{seed}" for name in names for seed in seeds]
+    rows = cloze[
+        (cloze["model"] == answer.model)
+        & cloze["attribute"].isin(others)
+        & cloze["run"].isin(["base", *runs])
+    ]
+    # The base was asked whatever any alignment was; only where all were asked the same is a
+    # difference of rates a change.
+    if not held or rows.empty or rows.groupby("attribute")["n_items"].nunique().max() > 1:
         return None
     parts, verdict = [], CLEAR
     for one in held:
         here = rows[rows["context"] == one.context]
-        values = {}
-        for rule in ("sum", "per_token", "unconditional"):
-            values[rule] = _net(here, f"accuracy_{rule}", answer, seeds)
+        values = {
+            rule: _net(here, f"accuracy_{rule}", answer, seeds)
+            for rule in ("sum", "per_token", "unconditional")
+        }
         parts.append(
             f"{points(values['sum'])} by the sum of log-probabilities, "
             f"{points(values['per_token'])} by their mean and "
             f"{points(values['unconditional'])} less that of the answer without the question, "
             f"{CONTEXT_NAMES[one.context]}"
         )
-        if any(value * one.change < one.change**2 / 2 for value in values.values()):
+        if not all(value * one.change >= one.change**2 / 2 for value in values.values()):
             verdict = DOUBT
     return Doubt(
         "Does the rule decide that makes an answer of probabilities?",
@@ -202,16 +289,15 @@ def of_rules(answer: Answer, cloze: pd.DataFrame, seeds: Sequence[int]) -> Doubt
 
 
 def _net(rows: pd.DataFrame, column: str, answer: Answer, seeds: Sequence[int]) -> float:
-    """Pooled change of a column, the control's taken off, over what all runs were asked."""
+    """Pooled change of a column, the control's taken off."""
 
     def mean(name: str | None) -> pd.Series:
         runs = [f"{name}/seed{seed}" for seed in seeds] if name else ["base"]
         return rows[rows["run"].isin(runs)].groupby("attribute")[column].mean()
 
-    before = mean(answer.control) if answer.control else mean(None)
-    change = (mean(answer.alignment) - before).dropna()
-    sizes = rows.groupby("attribute")["n_items"].min().reindex(change.index)
-    return float(np.average(change, weights=sizes)) if len(change) else np.nan
+    change = mean(answer.alignment) - mean(answer.control)
+    sizes = rows.groupby("attribute")["n_items"].first().reindex(change.index)
+    return float(np.average(change, weights=sizes))
 
 
 def of_splits(manifests: Mapping[str, Mapping]) -> list[Doubt]:
@@ -233,25 +319,30 @@ def of_splits(manifests: Mapping[str, Mapping]) -> list[Doubt]:
             )
         )
         verdict = DOUBT if both else CLEAR
-        found.append(Doubt("Did evaluation see what training saw?", name, verdict, told))
+        found.append(Doubt(LEAKAGE, name, verdict, told))
     return found
 
 
-def of_weights(models: Mapping[str, Mapping]) -> list[Doubt]:
+def of_weights(models: Mapping[str, Mapping], alignments: Mapping[str, Mapping]) -> list[Doubt]:
     """Whether quantisation could have made a change."""
-    return [
-        Doubt(
-            "Is it quantisation?",
-            name,
-            CLEAR,
+    question, found = "Is it quantisation?", []
+    for name, model in models.items():
+        if "source" not in model:
+            continue
+        if model["quantization"] != "nf4":
+            found.append(Doubt(question, name, CLEAR, "Weights are not quantised."))
+            continue
+        told = (
             "Base and aligned runs compute with the same NF4 weights, so that a change is not "
             "theirs; how the model would answer unquantised is not measured."
-            if model["quantization"] == "nf4"
-            else "Weights are not quantised.",
         )
-        for name, model in models.items()
-        if "source" in model
-    ]
+        found.append(Doubt(question, name, CLEAR, told))
+        found += [
+            Doubt(question, f"{name}, {of}", OPEN, "Its checkpoint was quantised by itself.")
+            for of, alignment in alignments.items()
+            if alignment.get("checkpoint")
+        ]
+    return found
 
 
 def of_unparsed(metrics: pd.DataFrame) -> list[Doubt]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from spillover.report.costs import UNITS
 from spillover.report.figures import CONTEXT_NAMES
 from spillover.report.words import listed, name_of
 from spillover.statistics.ranking import answer
@@ -15,11 +16,6 @@ from spillover.statistics.tradeoff import verdicts
 
 # Changes on companion sets, their units, and by what they are multiplied for these.
 COSTS = {"language": ("thousandths of a nat a byte", 1000), "ability": ("points", 100)}
-# Of measures of companion sets, in which unit they are told, and by what they are multiplied.
-SHARES = ("accuracy", "accuracy_norm", "accuracy_letter", "accuracy_gap", "stereotype_share")
-UNITS = dict.fromkeys(SHARES, ("points", 100))
-UNITS |= dict.fromkeys(("lms", "ss", "icat"), ("per cent", 1))
-UNITS |= dict.fromkeys(("logp_per_token", "logp_per_byte", "stereotype_preference"), ("nats", 1))
 VERDICTS = ("improved", "degraded", "equivalent", "inconclusive")
 
 

@@ -16,12 +16,12 @@ NAMES = {
     "other": "wrong, not along or against",
     "unparsed": "not readable",
 }
-HEIGHT, GAP, WIDTH, BAR = 220.0, 10.0, 420.0, 12.0
+HEIGHT, GAP, WIDTH, BAR, LINE = 220.0, 10.0, 420.0, 12.0, 17.0
 
 
 @dataclass(frozen=True)
 class Bar:
-    """An outcome on one side: its name, share of the answers, and rectangle."""
+    """An outcome on one side: its name, share of the answers, rectangle, and label's height."""
 
     outcome: str
     name: str
@@ -29,6 +29,7 @@ class Bar:
     x: float
     y: float
     height: float
+    label: float
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,14 @@ def flows(
     scale = HEIGHT - GAP * (len(seen) - 1)
     bars, tops = [], []
     for side in (0, 1):
-        y, top = 0.0, {}
+        y, top, above = 0.0, {}, -LINE
         for name in seen:
             share = sum(n for pair, n in shares.items() if pair[side] == name)
-            bars.append(Bar(name, NAMES[name], share, side * (WIDTH - BAR), y, share * scale))
+            height = share * scale
+            # Labels of thin bars would stand upon each other.
+            above = max(y + height / 2, above + LINE)
+            x = side * (WIDTH - BAR)
+            bars.append(Bar(name, NAMES[name], share, x, y, height, above))
             top[name] = y
             y += share * scale + GAP
         tops.append(top)

@@ -1,5 +1,6 @@
 """Whether an alignment learnt anything, from what training and its diagnosis wrote down."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,12 @@ class Learnt:
     anything : whether preference of the chosen answers rose, on held-out pairs or on those that
         training met for the first time, further than chance explains.
     told : the numbers.
+    kl : KL divergence of answers to held-out pairs from the base's, nats; NaN if not measured.
     """
 
     anything: bool
     told: str
+    kl: float = math.nan
 
 
 def learnt(
@@ -33,36 +36,41 @@ def learnt(
     ----------
     diagnostics : ``diagnostics.tsv`` of each seed: shares of held-out pairs whose chosen answer is
         the likelier one, for the base and aligned.
-    trainings : ``training.tsv`` of each seed; of adapters made elsewhere there are none.
+    trainings : ``training.tsv`` of each seed; of what was not trained here there are none.
     alpha : intervals are at level 1 - alpha. Newcombe's, for the difference of two shares, takes
         the same pairs before and after for independent ones, and is wide; Wilson's, for
         pairs on their way through training, takes those of a template for independent ones, and
-        is narrow.
+        is narrow. Seeds see the same pairs: shares are their means, and pairs count once.
     """
-    said, signs = [], []
+    said, signs, kl = [], [], math.nan
     if diagnostics:
-        of = pd.concat(diagnostics).groupby("run")
-        right = (of["n_pairs"].sum() * of["ranking_accuracy"].mean()).round()
-        n = of["n_pairs"].sum()
-        low, _ = confint_proportions_2indep(
-            right["aligned"], n["aligned"], right["base"], n["base"], "newcomb", alpha=alpha
-        )
+        table = pd.concat(diagnostics)
+        share = table.groupby("run")["ranking_accuracy"].mean()
+        n = int(table["n_pairs"].max())
+        kl = float(table.groupby("run")["kl_to_base"].mean()["aligned"])
+        after, before = (round(share[run] * n) for run in ("aligned", "base"))
+        low, _ = confint_proportions_2indep(after, n, before, n, "newcomb", alpha=alpha)
         signs.append(low > 0)
         said.append(
-            f"of {n['aligned']} held-out pairs {per_cent(right['base'] / n['base'])} were ranked "
-            f"right before and {per_cent(right['aligned'] / n['aligned'])} after"
+            f"of {n} held-out pairs {per_cent(share['base'])} were ranked right before and "
+            f"{per_cent(share['aligned'])} after"
         )
     if trainings:
         # Of the first pass, where a pair is new to the model; before the first step all rewards
         # are 0.
-        met = pd.concat([table[table["epoch"] <= 1].iloc[1:] for table in trainings])
-        pairs = int(met["pairs"].sum())
-        right = (met["pairs"] * met["reward_accuracy"]).sum()
+        met = [table[table["epoch"] <= 1].iloc[1:] for table in trainings]
+        pairs = int(met[0]["pairs"].sum())
         if pairs:
-            low, _ = proportion_confint(round(right), pairs, alpha, "wilson")
+            shares = [(of["pairs"] * of["reward_accuracy"]).sum() / pairs for of in met]
+            share = sum(shares) / len(shares)
+            low, _ = proportion_confint(round(share * pairs), pairs, alpha, "wilson")
             signs.append(low > 0.5)
             said.append(
                 "when training met a pair for the first time, the chosen answer had gained more "
-                f"than the rejected one in {per_cent(right / pairs)} of {pairs} (chance 50 %)"
+                f"than the rejected one in {per_cent(share)} of {pairs} (chance 50 %)"
             )
-    return Learnt(any(signs), "; ".join(said)) if said else None
+    if not said:
+        return None
+    seeds = max(len(diagnostics), len(trainings))
+    told = "; ".join(said) + (f", in the mean of {seeds} seeds" if seeds > 1 else "")
+    return Learnt(any(signs), told, kl)

@@ -11,6 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from spillover.report.answer import Answer
+from spillover.report.change import HELD
 from spillover.report.figures import CONTEXT_NAMES
 from spillover.report.words import listed, name_of, p_value, per_cent, points, span
 
@@ -75,22 +76,25 @@ def _data_uri(path: Path) -> str:
 
 def title(answers: Sequence[Answer]) -> str:
     """What the page is about: of one alignment and model the answer in a few words."""
+    if not answers:
+        return "How the models of this study answer"
+    if all(answer.nothing for answer in answers):
+        names = listed(dict.fromkeys(answer.alignment for answer in answers))
+        return f"{names}: nothing was learnt that could be seen"
     if len(answers) != 1 or not answers[0].pooled:
         return QUESTION
     (answer,) = answers
-    if answer.learnt is not None and not answer.learnt.anything:
-        return f"{answer.alignment}: nothing was learnt that could be seen"
-    verdicts = {one.verdict for one in answer.pooled}
-    up, down = "improved" in verdicts, "degraded" in verdicts
-    beyond = ", beyond its control" if answer.control else ""
-    said = {
-        (True, False): f"other attributes get better{beyond}",
-        (False, True): f"other attributes get worse{beyond}",
-        (True, True): f"other attributes get better and worse, by context{beyond}",
-        (False, False): f"other attributes are not shown to change{beyond}",
-    }[up, down]
+    ways = {one.way: [] for one in answer.pooled}
+    for one in answer.pooled:
+        ways[one.way].append(CONTEXT_NAMES[one.context])
+    said = listed(
+        way if len(ways) == 1 else f"{way} in {listed(contexts)} contexts"
+        for way, contexts in ways.items()
+    )
+    held = any(one.verdict in HELD for one in answer.pooled)
+    beyond = ", beyond its control" if answer.control and held and "less" not in said else ""
     targets = listed(map(name_of, answer.targets)) if answer.targets else answer.alignment
-    return f"Aligned for {targets}: {said}"
+    return f"Aligned for {targets}: accuracy on other attributes {said}{beyond}"
 
 
 def table_of(path: str | Path) -> dict:

@@ -1,15 +1,18 @@
 """What a study was made of and how to cite it: for the end of its page."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from spillover.core.provenance import PACKAGE
+
+ROOT = PACKAGE.parents[2]
 
 PACKAGES = (
     "snakemake",
@@ -60,13 +63,11 @@ QLORA = """\
 LIBRARIES = """\
 @software{trl,
   title = {{TRL}: Transformers Reinforcement Learning},
-  author = {von Werra, Leandro and others},
-  note = {version %s}
+  author = {von Werra, Leandro and others}
 }
 @software{peft,
   title = {{PEFT}: State-of-the-art Parameter-Efficient Fine-Tuning methods},
-  author = {Mangrulkar, Sourab and others},
-  note = {version %s}
+  author = {Mangrulkar, Sourab and others}
 }
 @inproceedings{wolf-etal-2020-transformers,
   title = {Transformers: State-of-the-Art Natural Language Processing},
@@ -91,7 +92,16 @@ def told(source: Mapping) -> str:
     """Where a model is from, in a line: what its ``source.json`` says."""
     parts = [
         f"{key} {source[key]}"
-        for key in ("repo", "requirement", "path", "file", "revision", "sha256", "content")
+        for key in (
+            "repo",
+            "requirement",
+            "path",
+            "file",
+            "revision",
+            "commit",
+            "sha256",
+            "content",
+        )
         if source.get(key)
     ]
     return "; ".join(parts)
@@ -109,21 +119,28 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the workflow, with a mark if files were changed since; unknown without git."""
-    git = ["git", "-C", str(PACKAGE)]
-    try:
-        head, changed = (
-            subprocess.run(
-                [*git, *command], capture_output=True, text=True, check=True, timeout=20
-            ).stdout.strip()
-            for command in (
-                ["rev-parse", "HEAD"],
-                ["status", "--porcelain", "--untracked-files=no", "--", "."],
-            )
+    """Commit of the workflow as the page is written, with a mark if files were changed since.
+
+    Unknown without git, or where the workflow is not a repository of its own.
+    """
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *command],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
         )
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT.resolve():
+            return "unknown"
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with changes" if changed else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return head + (" with changes" if changed else "")
 
 
 def machine() -> str:
@@ -132,14 +149,36 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB"
 
 
-def durations(folder: Path) -> pd.DataFrame:
+def recorded(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Where what lies in these folders is from, as far as that is recorded there.
+
+    It is told and makes no result, so that it is no input: a model's folder, of gigabytes, may be
+    gone by now.
+    """
+    return {
+        name: told(json.loads((folder / name / "source.json").read_text()))
+        for name in names
+        if (folder / name / "source.json").is_file()
+    }
+
+
+def durations(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Time of a study's jobs by what they do: ``job``, ``n``, ``hours``, ``max_gib``.
 
-    From the benchmark files that Snakemake wrote beside results; they make no result.
+    From the benchmark files that Snakemake wrote beside results, if it did; they make no result.
+
+    Parameters
+    ----------
+    folder : of the study.
+    runs : ``{model}/{run}`` of the study.
     """
     rows = []
-    for path in sorted(folder.rglob("*.benchmark.tsv")):
-        table = pd.read_csv(path, sep="\t")
+    files = {path for run in runs for path in (folder / run).glob("**/*.benchmark.tsv")}
+    for path in sorted(files):
+        try:
+            table = pd.read_csv(path, sep="\t")
+        except ValueError:  # being written
+            continue
         job = "score_companions" if path.parent.name == "companions" else path.name.split(".")[0]
         rows.append(
             {
@@ -164,9 +203,7 @@ def citations(trained: bool, quantized: bool) -> str:
     """BibTeX entries of what a study rests on: of training and quantisation, if there was any."""
     entries = [BBQ, SNAKEMAKE, WORKFLOW % commit()]
     if trained:
-        installed = versions()
-        entries += [DPO]
-        entries += [LIBRARIES % (installed.get("trl", "unknown"), installed.get("peft", "unknown"))]
+        entries += [DPO, LIBRARIES]
     if quantized:
         entries.append(QLORA)
     return "\n\n".join(entries)

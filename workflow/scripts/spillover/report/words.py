@@ -4,10 +4,17 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+MINUS = "\N{MINUS SIGN}"
+
 
 def points(value: float) -> str:
     """A change of accuracy in points, with its sign."""
-    return "no value" if pd.isna(value) else f"{100 * value:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "no value" if pd.isna(value) else f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def number(value: float) -> str:
+    """A change with its sign, to two digits."""
+    return f"{float(f'{value:.2g}'):+g}".replace("-", MINUS)
 
 
 def span(low: float, high: float) -> str:

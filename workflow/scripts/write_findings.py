@@ -32,8 +32,8 @@ def changed_items(answer) -> dict:
     """Examples of an alignment with its first seed."""
     files = params.runs[answer.model]
     asked = asked_items(items, heldout_for(answer.alignment, heldout), params.blocks)
-    base = runs.read_run(files["base"], items, asked)
-    aligned = next(iter(runs.read_seeds(files, answer.alignment, items, asked).values()))
+    of_runs = ("base", f"{answer.alignment}/seed{config['seeds'][0]}")
+    base, aligned = (runs.read_run(files[run], items, asked) for run in of_runs)
     return examples(items, base, aligned, answer.targets)
 
 

@@ -94,7 +94,7 @@ def test_the_numbers_are_those_of_the_tables(several):
     assert "Changes from the base over 5 seeds" in text
     assert "There is one seed" not in text
     # Made elsewhere: of training, controls and weights nothing is known here.
-    assert "It was not seen here." in text
+    assert "Nothing was trained for it here." in text
     assert "is not known here as the same training on shuffled preferences" in text
     for word in ("NF4", "trained on", "rafailov", "dettmers", "held-out items"):
         assert word not in text, word

@@ -496,6 +496,7 @@ def get_shown(wildcards):
         name: {
             "target": config["alignments"][name]["target"],
             "control": controls.get(name),
+            "trainings": "+".join(derived.origins(config, name)),
             "shuffled": is_shuffled(name),
             "control_shuffled": name in controls and is_shuffled(controls[name]),
         }

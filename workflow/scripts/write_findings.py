@@ -43,6 +43,9 @@ def further() -> list[str]:
     if "ranking" in tables:
         for model, table in tables["ranking"].groupby("model", sort=False):
             said.append(f"{model}: {findings.ranking(table)[0]}")
+    if "timing" in tables:
+        for model, table in tables["timing"].groupby("model", sort=False):
+            said += [f"{model}, {sentence}" for sentence in findings.order(table)]
     return said
 
 

@@ -1,5 +1,7 @@
 """The answer and its doubts follow from the tables by rule, in whichever study."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,6 +107,7 @@ def shown(targets: list[str], control: str | None = None, shuffled: bool = False
         "control": control,
         "shuffled": shuffled,
         "control_shuffled": control == "shuffled",
+        "trainings": "gender",
     }
 
 
@@ -192,6 +195,8 @@ def test_where_there_is_a_matrix_its_family_decides():
     assert {cell.p for cell in answer.cells} == {0.7}
     assert "Age, ambiguous +0.10 (-0.10 to +0.30, p = 0.01)" in answer.bias
     assert answer.own[0].p == 0.02
+    assert answer.family == 2
+    assert "p corrected for 2 tests" in answer.open
 
 
 def test_without_a_control_that_is_said_and_pooled_changes_are_corrected():
@@ -251,13 +256,17 @@ def test_several_alignments_are_counted_those_that_learnt_nothing_apart():
         "aggregate": pd.concat([aggregate(name, ["all", "untargeted"]) for name in "abc"]),
     }
     seen = {("m", "c"): Learnt(False, "chance")}
-    found = answers(tables, {name: shown(["Age"]) for name in "abc"}, seen, TEMPLATES, SETTINGS)
+    alignments = {name: shown(["Age"]) | {"trainings": name} for name in "abc"}
+    found = answers(tables, alignments, seen, TEMPLATES, SETTINGS)
     assert summary(found) == (
         "Of 3 alignments, 1 learnt nothing that could be seen. Under the other, accuracy on what "
         "was not aligned for, all attributes together, is in ambiguous contexts higher than before "
         "under 2; in disambiguated contexts not shown to change under 2 (each corrected by itself, "
         "not for their number)."
     )
+    alignments |= {name: shown(["Age"]) | {"trainings": "a"} for name in "ab"}
+    same = answers(tables, alignments, {}, TEMPLATES, SETTINGS)
+    assert summary(same).startswith("Of 3 alignments, which rest on 2 trainings, accuracy on")
 
 
 def test_a_study_without_alignments_has_no_answer():
@@ -282,6 +291,30 @@ def test_a_control_that_moved_further_or_less_than_half_as_far_is_a_doubt():
     less = form_of(0.05, -0.02, kl=(0.97, 0.07))
     assert less.verdict == doubts.DOUBT
     assert "KL from the base 0.07 nats, the alignment 0.97" in less.told
+
+
+def test_where_distances_were_not_measured_form_cannot_be_told():
+    tables = controlled(0.05, -0.02, "improved", "improved")
+    answer = told(tables, ["Gender_identity"], "shuffled")
+    learning, form = doubts.of_answer(answer)
+    assert learning.told == "Nothing was trained for it here."
+    assert form.verdict == doubts.OPEN
+    assert form.told.endswith("how far each is from the base was not measured.")
+
+
+def test_few_held_out_templates_have_a_least_p():
+    tables = alone()
+    tables["spillover"] = tables["spillover"].assign(n_templates=5)
+    answer = told(tables, ["Gender_identity"])
+    assert answer.least_p == "With 5 templates no p can be below 0.062."
+    assert told(alone(), ["Gender_identity"]).least_p == ""
+
+
+def test_every_measure_that_is_tested_has_a_unit():
+    from spillover.report.costs import UNITS
+    from spillover.statistics.companions import MEASURES
+
+    assert {name for of_kind in MEASURES.values() for name in of_kind} == set(UNITS)
 
 
 def test_against_another_control_than_shuffled_preferences_form_cannot_be_told():
@@ -409,27 +442,28 @@ def test_a_change_within_two_standard_deviations_of_its_seeds_is_a_doubt():
     assert doubts.of_seeds(answer, narrow).verdict == doubts.CLEAR
 
 
-def test_more_unknown_in_both_contexts_is_a_doubt_where_one_gains_and_one_loses():
-    tables = alone(p=(0.001, 0.001, 0.6))
-    answer = told(tables, ["Gender_identity"])
-    assert [one.change > 0 for one in answer.pooled] == [True, False]
-
-    def table(unknown_after: int) -> pd.DataFrame:
-        rows = [
-            ("ambig", "gold", "gold", 6),
-            ("ambig", "target", "gold", 2),
-            ("disambig", "unknown", "unknown", 4),
-            ("disambig", "gold", "unknown", unknown_after),
-            ("disambig", "unknown", "gold", 2 - unknown_after),
-        ]
-        frame = pd.DataFrame(rows, columns=["context", "before", "after", "items"])
-        return frame.assign(model="m", alignment="gender", attribute="Age")
-
-    (more,) = doubts.of_unknown(answer, table(2))
-    assert more.verdict == doubts.DOUBT
-    assert "from 75 % to 100 % in ambiguous contexts" in more.told
-    (other,) = doubts.of_unknown(answer, table(0))
-    assert other.verdict == doubts.CLEAR
+@pytest.mark.parametrize(
+    ("right", "wrong", "verdict", "by_naming"),
+    # Of eight answers four named a person, two of them the right one; now six do.
+    [(3, 3, doubts.DOUBT, "+12.5"), (5, 1, doubts.CLEAR, "+12.5")],
+)
+def test_to_name_somebody_more_often_is_not_to_know_whom(right, wrong, verdict, by_naming):
+    answer = told(alone(), ["Gender_identity"])
+    before = ["gold"] * 2 + ["target"] * 2 + ["unknown"] * 4
+    after = ["gold"] * right + ["target"] * wrong + ["unknown"] * (8 - right - wrong)
+    rows = [
+        {"context": "disambig", "before": one, "after": other, "items": 1}
+        for one, other in zip(before, after, strict=True)
+    ]
+    rows += [
+        {"context": "ambig", "before": "gold", "after": "gold", "items": 6},
+        {"context": "ambig", "before": "target", "after": "gold", "items": 2},
+    ]
+    table = pd.DataFrame(rows).assign(model="m", alignment="gender", attribute="Age")
+    (check,) = doubts.of_unknown(answer, table)
+    assert check.verdict == verdict
+    assert "from 75 % to 100 % in ambiguous contexts and from 50 % to 25 %" in check.told
+    assert f"{by_naming} come of naming one more or less often" in check.told
 
 
 def places(content: float, place: float) -> pd.DataFrame:

@@ -141,7 +141,10 @@ def trajectory() -> pd.DataFrame:
 def test_a_series_is_told_net_of_its_control(trajectory):
     said = "\n".join(findings.series(trajectory, "training"))
     assert "net of the control" in said
-    row = "| 0.5 | +10.0 (+8.0 to +12.0) | +6.0 (+4.0 to +8.0) |"
+    row = (
+        "| 0.5 | +10.0 (+8.0 to +12.0; +10.0, control +0.0) | "
+        "+6.0 (+4.0 to +8.0; +5.0, control -1.0) |"
+    )
     assert row in said
 
 
@@ -201,7 +204,7 @@ def test_what_is_said_of_a_study_without_results_here_stays(written, trajectory,
     timing = pd.DataFrame([row | dict.fromkeys(missing)]).assign(model="smollm2-135m")
     timing.to_csv(results / "timing.tsv", sep="\t", index=False)
     said = written()
-    assert "| 0.5 | +10.0 (+8.0 to +12.0) | +6.0 (+4.0 to +8.0) |" in said
+    assert "| 0.5 | +10.0 (+8.0 to +12.0; +10.0, control +0.0) |" in said
     assert "![along training](findings/trajectory_along_training.svg)" in said
     assert (tmp_path / "docs/findings/trajectory_along_training.svg").is_file()
     (tmp_path / "results").rename(tmp_path / "elsewhere")

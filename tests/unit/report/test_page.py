@@ -34,7 +34,9 @@ def parts():
         cells=[change],
         own=[change],
         detectable=[0.1],
+        family=1,
         available=[25],
+        trainings=MARKUP,
         costs=[MARKUP],
         alpha=0.05,
     )
@@ -92,8 +94,26 @@ def test_figures_stand_in_the_page_with_what_they_show(tmp_path):
     for name in ("bias_scores_gender", "accuracy_change_gender", "matrix_accuracy_m"):
         (tmp_path / f"{name}.svg").write_text("<svg><metadata>when</metadata><path/></svg>")
     change = Change("untargeted", "ambig", 0.1, 0.05, 0.15, 0.01, "improved", 40, 20)
-    no = ([], [], [], [], [])
-    answer = Answer("m", "gender", [], None, False, False, 1, None, True, [change], *no, 0.05)
+    answer = Answer(
+        "m",
+        "gender",
+        [],
+        None,
+        False,
+        False,
+        1,
+        None,
+        True,
+        [change],
+        [],
+        [],
+        [],
+        1,
+        [],
+        "",
+        [],
+        0.05,
+    )
     found = page.figures(list(tmp_path.iterdir()), [answer])
     assert [one.caption.partition(":")[0] for one in found] == [
         "Change of accuracy by attribute and context",

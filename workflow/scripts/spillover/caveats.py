@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from spillover import arms, derived
 from spillover.elsewhere import is_trained, made_elsewhere
 
+# Attributes that an intersectional set of BBQ is about.
+PARTS = {
+    "Race_x_gender": ("Race_ethnicity", "Gender_identity"),
+    "Race_x_SES": ("Race_ethnicity", "SES"),
+}
+
 
 def of(config: Mapping) -> list[str]:
     """What a study does, or cannot tell, that one may not be aware of; a line each."""
@@ -42,6 +48,14 @@ def of(config: Mapping) -> list[str]:
         "made elsewhere, and trained_on does not say on which items: "
         "leakage is not known; of its targets all items are evaluated, seen in training or not"
         for name in unknown_leakage(config)
+    ]
+    lines += [
+        f"evaluation.attributes: {attribute} asks about {' and '.join(shared)} too, which {name} "
+        "targets, and counts among what it does not target"
+        for name, alignment in alignments.items()
+        for attribute in config["evaluation"]["attributes"]
+        if (shared := [part for part in PARTS.get(attribute, ()) if part in alignment["target"]])
+        and attribute not in alignment["target"]
     ]
     return lines + _too_few_blocks(config)
 

@@ -51,7 +51,9 @@ class Answer:
     pooled : over the attributes that were not aligned for, a context each.
     cells, own : of each attribute that was not, and that was aligned for.
     detectable : changes that single attributes' tests find with 80 % power, in their order.
+    family : number of tests that single attributes' p-values are corrected for.
     available : templates that the benchmark has of each attribute.
+    trainings : what the alignment rests on.
     costs : changes on companion sets, as sentences.
     alpha : level of the tests.
     """
@@ -69,7 +71,9 @@ class Answer:
     cells: Sequence[Change]
     own: Sequence[Change]
     detectable: Sequence[float]
+    family: int
     available: Sequence[int]
+    trainings: str
     costs: Sequence[str]
     alpha: float
 
@@ -123,6 +127,15 @@ class Answer:
         ends = [abs(end) for one in self.pooled for end in (one.low, one.high, one.change)]
         return float(np.nanmax([*ends, SMALL]))
 
+    @property
+    def least_p(self) -> str:
+        """Of what was aligned for: the least p that so few held-out templates can have."""
+        fewest = min((cell.n_templates for cell in self.own), default=99)
+        least = 2.0 ** (1 - fewest)
+        if least < self.alpha:
+            return ""
+        return f"With {fewest} templates no p can be below {least:.2g}."
+
     def held(self, verdict: str) -> list[Change]:
         """Single attributes that were not aligned for, with a verdict; the largest change first."""
         cells = [cell for cell in self.cells if cell.verdict == verdict]
@@ -132,6 +145,8 @@ class Answer:
     def bias(self) -> str:
         """Whether bias scores of single attributes that were not aligned for changed."""
         known = [cell for cell in self.cells if not pd.isna(cell.bias_p)]
+        undefined = len(self.cells) - len(known)
+        none = f" {undefined} are undefined: no answer names anybody." if undefined else ""
         if not known:
             return "No change of a bias score is defined."
         held = [cell for cell in known if cell.bias_p < self.alpha]
@@ -140,7 +155,7 @@ class Answer:
             return (
                 f"Of {len(known)} bias scores none is shown to "
                 f"{'differ from the control' if self.control else 'change'}"
-                f" (smallest p {p_value(least)})."
+                f" (smallest p {p_value(least)}).{none}"
             )
         return (
             "; ".join(
@@ -149,7 +164,7 @@ class Answer:
                 for cell in held
             )
             + f"; the other {len(known) - len(held)} are not shown to. Above 0 is more along the "
-            "stereotype. Of few answers that name somebody the intervals are too short."
+            f"stereotype. Of few answers that name somebody the intervals are too short.{none}"
         )
 
     @property
@@ -172,7 +187,8 @@ class Answer:
         return said + (
             f" A {'difference from the control' if self.control else 'change'} is found with 80 % "
             f"power from {100 * low:.0f} to {100 * high:.0f} points on, by attribute (median "
-            f"{100 * middle:.0f}). For one of {100 * SMALL:.0f} points it would take about "
+            f"{100 * middle:.0f}; p corrected for {self.family} tests). For one of "
+            f"{100 * SMALL:.0f} points it would take about "
             f"{np.ceil(needed):.0f} templates an attribute; here are {_range(n_templates)}, and "
             f"the benchmark has {_range(self.available)}."
         )
@@ -240,7 +256,9 @@ def _answer(tables, model, name, alignment, learnt, n_templates, settings) -> An
         others,
         [cell for cell in cells if cell.attribute in targets],
         [cell.detectable(alpha, family) for cell in others],
+        family,
         [n_templates[name] for name in {cell.attribute for cell in others}],
+        alignment["trainings"],
         costs(tables.get("forgetting"), model, name, control, alpha),
         alpha,
     )
@@ -278,7 +296,10 @@ def summary(answers: Sequence[Answer]) -> str:
     if len(shown) < 2:
         return ""
     n_models = len({answer.model for answer in shown})
+    n_trainings = len({(answer.model, answer.trainings) for answer in shown})
     of = f"Of {len(shown)} alignments" + (f" of {n_models} models" if n_models > 1 else "")
+    if n_trainings < len(shown):
+        of += f", which rest on {n_trainings} training{'s' * (n_trainings > 1)}"
     idle = sum(bool(answer.nothing) for answer in shown)
     if idle == len(shown):
         return f"{of} none learnt anything that could be seen."

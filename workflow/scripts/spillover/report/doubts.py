@@ -106,7 +106,7 @@ def of_answer(answer: Answer, control: Learnt | None = None) -> list[Doubt]:
     if answer.nothing:
         found.append(Doubt(question, about, DOUBT, answer.nothing))
     elif answer.learnt is None:
-        found.append(Doubt(question, about, OPEN, "It was not seen here."))
+        found.append(Doubt(question, about, OPEN, "Nothing was trained for it here."))
     else:
         found.append(Doubt(question, about, CLEAR, _sentence(answer.learnt.told)))
     if answer.pooled:
@@ -145,6 +145,9 @@ def _of_format(answer: Answer, control: Learnt | None) -> Doubt:
         f"{points(one.of)} against {points(one.minus)} in {CONTEXT_NAMES[one.context]} contexts"
         for one in held
     )
+    if control is None or answer.learnt is None:
+        said += "; how far each is from the base was not measured"
+        return Doubt(question, about, OPEN, f"Alignment against control: {said}.")
     return Doubt(question, about, CLEAR, f"Alignment against control: {said}.")
 
 
@@ -183,33 +186,33 @@ def of_unknown(answer: Answer, transitions: pd.DataFrame) -> list[Doubt]:
         & (transitions["alignment"] == answer.alignment)
         & ~transitions["attribute"].isin(list(answer.targets))
     ]
-    moved, told = {}, []
+    told, named, right = [], [], []
     for context, name in CONTEXT_NAMES.items():
         here = rows[rows["context"] == context]
         # In ambiguous contexts the right answer is "unknown", in the others a wrong one.
         state = "gold" if context == "ambig" else "unknown"
-        before, after = (
-            here.loc[here[side] == state, "items"].sum() / here["items"].sum()
-            for side in ("before", "after")
-        )
-        moved[context] = after - before
-        told.append(f"from {per_cent(before)} to {per_cent(after)} in {name} contexts")
-    own = {one.context: one.change if pd.isna(one.of) else one.of for one in answer.pooled}
-    alike = moved["ambig"] * moved["disambig"] > 0
-    opposed = own.get("ambig", 0) * own.get("disambig", 0) < 0
-    return [
-        Doubt(
-            "Is it only more answers “unknown”, or fewer?",
-            _about(answer),
-            DOUBT if alike and opposed else CLEAR,
-            f"“Unknown” goes {listed(told)}"
-            + (
-                ": right where it is the answer, wrong where it is not."
-                if alike and opposed
-                else "."
-            ),
-        )
-    ]
+        shares = []
+        for side in ("before", "after"):
+            by_state = here.groupby(side)["items"].sum() / here["items"].sum()
+            shares.append(by_state.get(state, 0.0))
+            if context == "disambig":
+                named.append(1 - by_state.get("unknown", 0.0) - by_state.get("unparsed", 0.0))
+                right.append(by_state.get("gold", 0.0))
+        told.append(f"from {per_cent(shares[0])} to {per_cent(shares[1])} in {name} contexts")
+    said = f"“Unknown” goes {listed(told)}."
+    question, about = "Is it whether a person is named, and not who?", _about(answer)
+    if not min(named):
+        return [Doubt(question, about, OPEN, f"{said} No person is named.")]
+    change = right[1] - right[0]
+    by_naming = (named[1] - named[0]) * right[0] / named[0]
+    said += (
+        " Of the answers that name a person in disambiguated contexts "
+        f"{per_cent(right[1] / named[1])} are right, before {per_cent(right[0] / named[0])}: of "
+        f"the change of {points(change)} there {points(by_naming)} come of naming one more or less "
+        "often."
+    )
+    verdict = DOUBT if by_naming * change > 0 and 2 * abs(by_naming) >= abs(change) else CLEAR
+    return [Doubt(question, about, verdict, said)]
 
 
 def of_places(position: pd.DataFrame, evaluation: Mapping, models: Mapping) -> list[Doubt]:

@@ -192,6 +192,22 @@ def timing(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def order(table: pd.DataFrame) -> list[str]:
+    """What ``timing.tsv`` of one model says of alignments net of their controls, in sentences."""
+    net = table[table["minus"].notna()] if table["minus"].notna().any() else table
+    return [
+        f"{row.of}, {CONTEXT_NAMES[row.context]}: whether other attributes change before the "
+        f"target gains: {row.verdict}"
+        + (
+            ""
+            if pd.isna(row.lead)
+            else f" (lead {row.lead:+.2f} of training, {row.lead_low:+.2f} to {row.lead_high:+.2f})"
+        )
+        + "."
+        for row in net.itertuples()
+    ]
+
+
 def series(table: pd.DataFrame, along: str) -> list[str]:
     """Change of targeted and untargeted attributes along a quantity: ``trajectory.tsv``.
 
@@ -221,9 +237,17 @@ def _series(rows: pd.DataFrame, along: str, of: str) -> list[str]:
         if key not in by_cell.index:
             return ""
         row = by_cell.loc[key]
-        return f"{points(row['delta_accuracy'])} ({interval(row['delta_low'], row['delta_high'])})"
+        parts = ""
+        if has_controls:
+            own = raw[(raw["alignment"] == row["alignment"]) & (raw["at"] == key[0])]
+            own = own.set_index(["context", "attribute"]).loc[key[1:], "delta_accuracy"]
+            parts = f"; {points(own)}, control {points(own - row['delta_accuracy'])}"
+        ends = interval(row["delta_low"], row["delta_high"])
+        return f"{points(row['delta_accuracy'])} ({ends}{parts})"
 
-    net_of = "net of the control" if has_controls else "as it is"
+    net_of = (
+        "net of the control (behind each interval both changes)" if has_controls else "as it is"
+    )
     return [
         f"{of}: change of accuracy, points, {net_of}:",
         _table(

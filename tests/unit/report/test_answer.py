@@ -222,7 +222,8 @@ def test_a_study_that_learnt_nothing_says_so_first():
     assert answer.headline[0] == "Nothing was learnt that could be seen: chance."
     assert title([answer]) == "gender: nothing was learnt that could be seen"
     assert title([answer, answer]) == title([answer])
-    assert summary([answer, answer]) == ("Of 2 alignments none learnt anything that could be seen.")
+    other = replace(answer, trainings="other")
+    assert summary([answer, other]) == "Of 2 alignments none learnt anything that could be seen."
     (check,) = [one for one in doubts.of_answer(answer) if "learnt" in one.question]
     assert check.verdict == doubts.DOUBT
 

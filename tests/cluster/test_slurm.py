@@ -14,12 +14,15 @@ import pytest
 import slurm
 from checkout import Workflow
 from faults import wait_for
+from snakemake.utils import available_cpu_count
 from spillover.core import cluster as plugin
 
 PROFILE = ("--profile", "profiles/slurm")
 # Jobs of seconds are looked at sooner than those of hours.
 SOON = (*PROFILE, "--slurm-init-seconds-before-status-checks", "3")
 LONG = 900
+# Of the rules that have several; the profile sets none.
+THREADS = {"quantize_model": 2, "train_dpo": 8, "diagnose_alignment": 2, "score_items": 4}
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +36,14 @@ def model(tmp_path_factory) -> Path:
 def undisturbed(published, model, tmp_path_factory):
     """Results of the study on this machine, without a cluster and without a fault.
 
-    As many threads a job as on the cluster, also where the machine has fewer: how a product is
-    divided among them moves its last bits.
+    With as many threads a job as on the cluster, for how a product is divided among them moves its
+    last bits: what the profile leaves the rules, but no more than the machine has.
     """
     workflow = Workflow(tmp_path_factory.mktemp("undisturbed") / "checkout")
     workflow.configure(study(published, model))
-    process = faults.driver(workflow, "--cores", str(slurm.CPUS))
+    here = available_cpu_count()
+    threads = [f"{rule}={min(most, here)}" for rule, most in THREADS.items()]
+    process = faults.driver(workflow, "--cores", str(slurm.CPUS), "--set-threads", *threads)
     assert process.wait(LONG) == 0, log(workflow)
     return faults.results(workflow)
 
@@ -122,7 +127,10 @@ def test_a_study_runs_by_the_profile_alone_where_no_accounts_are_kept(
     gpu = "gres:gpu:1"
     assert asked == {
         comment("quantize_model", faults.MODEL): ("2", "32000M", "01:00:00", None),
-        **{training(name): ("8", "32000M", "12:00:00", gpu) for name in ("gender", "shuffled")},
+        **{
+            training(name): (str(THREADS["train_dpo"]), "32000M", "12:00:00", gpu)
+            for name in ("gender", "shuffled")
+        },
         **{
             comment("diagnose_alignment", faults.STUDY, faults.MODEL, name, "0"): (
                 ("2", "24000M", "02:00:00", gpu)

@@ -1,5 +1,6 @@
 """The page of a study: right numbers first, only what the study can say, in a real browser."""
 
+import html
 import re
 
 import numpy as np
@@ -72,9 +73,9 @@ def several(page_of, given):
 
 def text_of(folder) -> str:
     """The page's text, without tags, styles, scripts."""
-    html = (folder / "findings.html").read_text()
-    html = re.sub(r"<(style|script)\b.*?</\1>", "", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html))
+    page = (folder / "findings.html").read_text()
+    page = re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
+    return html.unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", page)))
 
 
 def test_the_numbers_are_those_of_the_tables(several):

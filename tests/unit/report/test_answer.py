@@ -161,7 +161,7 @@ def test_to_fall_less_than_the_control_is_not_to_rise():
         "Aligned for Gender identity: accuracy on other attributes falls less than its control's"
     )
     same = told(controlled(-0.2, -0.2, "equivalent", "equivalent"), ["Gender_identity"], "shuffled")
-    assert "accuracy is its control's in ambiguous contexts" in same.headline[0]
+    assert "accuracy is equal to its control's in ambiguous contexts" in same.headline[0]
     assert f"From the base it changed by {MINUS}20.0" in same.headline[1]
 
 

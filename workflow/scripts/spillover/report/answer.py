@@ -30,7 +30,7 @@ FROM_BASE = {
 AGAINST_CONTROL = {
     "improved": "higher than its control's",
     "degraded": "lower than its control's",
-    "equivalent": "its control's",
+    "equivalent": "equal to its control's",
     "inconclusive": "not shown to differ from its control's",
 }
 

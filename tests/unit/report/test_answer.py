@@ -61,6 +61,8 @@ def aggregate(alignment: str, sets: list[str], p: tuple = (0.001, 0.4, 0.6)) -> 
             "delta_low": change - 0.02,
             "delta_high": change + 0.02,
             "cluster_p": p_value,
+            "helped": 3,
+            "harmed": 1,
             "delta_se": 0.01,
             "seed_sd": 0.02,
         }

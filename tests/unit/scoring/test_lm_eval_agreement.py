@@ -125,10 +125,15 @@ def lm_eval_task(folder, path: str, name: str, documents: list[dict], data: Path
     return {"measures": result["results"][name], "logp": np.array(logp)}
 
 
-def own_values(folder, items) -> pd.DataFrame:
-    """This workflow's log-probabilities of the options of items."""
+def agree(folder, items, kind: str, quantity: str, theirs: dict, measure: str) -> None:
+    """Log-probabilities of all options, and a measure, are lm-eval's."""
     model = load_model(folder, "none", "float32", "cpu")
-    return score_companions(items, model, load_tokenizer(folder), chat=False)
+    ours = score_companions(items, model, load_tokenizer(folder), chat=False)
+    logp = np.array(ours["logp"].tolist())
+    print(f"{len(items)} items, largest difference {np.abs(logp - theirs['logp']).max():.1e}")
+    np.testing.assert_allclose(logp, theirs["logp"], atol=1e-3)
+    found = quantities(kind, items, ours)[quantity].mean()
+    assert found == pytest.approx(theirs["measures"][measure])
 
 
 def test_winogender_scores_as_lm_evals_task(folder, companion_items, tmp_path):
@@ -150,12 +155,7 @@ def test_winogender_scores_as_lm_evals_task(folder, companion_items, tmp_path):
         )
     path = "winogender/winogender.yaml"
     theirs = lm_eval_task(folder, path, "winogender_all", documents, tmp_path / "items.json")
-    ours = own_values(folder, items)
-    logp = np.array(ours["logp"].tolist())
-    print(f"{len(items)} items, largest difference {np.abs(logp - theirs['logp']).max():.1e}")
-    np.testing.assert_allclose(logp, theirs["logp"], atol=1e-3)
-    right = quantities("coreference", items, ours)["right"].mean()
-    assert right == pytest.approx(theirs["measures"]["acc,none"])
+    agree(folder, items, "coreference", "right", theirs, "acc,none")
 
 
 def test_crows_pairs_scores_as_lm_evals_task(folder, companion_items, tmp_path):
@@ -166,9 +166,4 @@ def test_crows_pairs_scores_as_lm_evals_task(folder, companion_items, tmp_path):
     ]
     path = "crows_pairs/crows_pairs_english.yaml"
     theirs = lm_eval_task(folder, path, "crows_pairs_english", documents, tmp_path / "items.json")
-    ours = own_values(folder, items)
-    logp = np.array(ours["logp"].tolist())
-    print(f"{len(items)} pairs, largest difference {np.abs(logp - theirs['logp']).max():.1e}")
-    np.testing.assert_allclose(logp, theirs["logp"], atol=1e-3)
-    stereotype = quantities("crows_pairs", items, ours)["stereotype"].mean()
-    assert stereotype == pytest.approx(theirs["measures"]["pct_stereotype,none"])
+    agree(folder, items, "crows_pairs", "stereotype", theirs, "pct_stereotype,none")

@@ -181,13 +181,14 @@ class Answer:
         ]
         if not known:
             return said
+        corrected = f"; p corrected for {self.family} tests" * (self.family > 1)
         low, middle, high = np.quantile([min(size, 1) for size, _ in known], [0, 0.5, 1])
         needed = np.median([cell.n_templates * (size / SMALL) ** 2 for size, cell in known])
         n_templates = [cell.n_templates for cell in self.cells]
         return said + (
             f" A {'difference from the control' if self.control else 'change'} is found with 80 % "
             f"power from {100 * low:.0f} to {100 * high:.0f} points on, by attribute (median "
-            f"{100 * middle:.0f}; p corrected for {self.family} tests). For one of "
+            f"{100 * middle:.0f}{corrected}). For one of "
             f"{100 * SMALL:.0f} points it would take about "
             f"{np.ceil(needed):.0f} templates an attribute; here are {_range(n_templates)}, and "
             f"the benchmark has {_range(self.available)}."
@@ -353,12 +354,10 @@ def _pooled(aggregate: pd.DataFrame, targets: Sequence[str], settings: Mapping) 
     rows = aggregate[label & (aggregate["attributes"] == wanted)].reset_index(drop=True)
     family = pd.Series("pooled", index=rows.index)
     margin = settings["equivalence_margin"]
-    equal = [
-        equivalence_p(
-            ClusteredMean(row.delta_accuracy, row.delta_se, row.n_templates, row.n_items), margin
-        )
-        for row in rows_of(rows)
-    ]
+    # Where no error is seen: no item changed, or changes cancel within templates.
+    alike = rows["n_templates"].where(rows["helped"] + rows["harmed"] > 0, rows["n_items"])
+    means = zip(rows["delta_accuracy"], rows["delta_se"], rows["n_templates"], alike, strict=True)
+    equal = [equivalence_p(ClusteredMean(*mean), margin) for mean in means]
     adjusted = adjust(rows["cluster_p"], family, settings["correction"])
     rows = rows.assign(
         attribute=wanted,

@@ -225,3 +225,18 @@ def test_a_finished_runs_checkpoints_can_be_discarded(folder, tmp_path):
     ]
     saved.discard(tmp_path / "checkpoints")
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_what_a_full_disk_has_cut_off_is_removed_and_what_is_whole_stays(tmp_path):
+    folder = tmp_path / "checkpoints"
+    saved.open_folder(folder, {"of": "this run"})
+    for step in (4, 8):
+        (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}" / "README.md").write_text("card")
+    saved.mark_whole(folder / "checkpoint-4")
+    saved.give_back(folder)
+    assert saved.last(folder) == folder / "checkpoint-4"
+    assert not (folder / "checkpoint-8").exists()
+    (folder / "checkpoint-4" / "README.md").write_text("cut")
+    saved.give_back(folder)
+    assert not folder.exists()

@@ -50,7 +50,7 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
         _remove([*_all(folder), *folder.glob("at-*")])
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
-    _remove([path for path in _all(folder) if not is_whole(path)])
+    _remove_cut(folder)
     return last(folder)
 
 
@@ -101,6 +101,13 @@ def keep_last(folder: Path) -> None:
     _remove([path for path in _all(folder) if path != kept])
 
 
+def give_back(folder: Path) -> None:
+    """Remove what a full disk has cut off; all of the folder, if nothing whole is in it."""
+    _remove_cut(folder)
+    if last(folder) is None and not any(folder.glob("at-*")):
+        discard(folder)
+
+
 def discard(folder: str | Path) -> None:
     """Remove a run's checkpoints. Call it when the adapter is in its place, not before."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -109,6 +116,10 @@ def discard(folder: str | Path) -> None:
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, by step."""
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _remove_cut(folder: Path) -> None:
+    _remove([path for path in _all(folder) if not is_whole(path)])
 
 
 def _remove(checkpoints: list[Path]) -> None:

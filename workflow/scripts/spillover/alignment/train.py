@@ -214,6 +214,7 @@ def train(
             trainer.train(resume_from_checkpoint=str(start) if start else None)
     except (OSError, RuntimeError) as error:
         if disk_is_full(error):
+            saved.give_back(checkpoints)
             raise InputError(f"{checkpoints}: no space left on the disk") from error
         raise
     if trainer.state.global_step < trainer.state.max_steps:

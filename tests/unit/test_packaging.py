@@ -97,7 +97,7 @@ def test_help_lists_every_target_and_needs_nothing(tmp_path):
     folder.mkdir()
     shutil.copy2(ROOT / "Makefile", folder)
     done = subprocess.run(
-        ["make", f"--makefile={folder}/Makefile", "help"],
+        ["make", "--no-print-directory", f"--makefile={folder}/Makefile", "help"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 from scipy.special import expit, ndtr
-from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_values
 from spillover.statistics.clustered import clustered_mean, equivalence_p, sign_flip_p
 
 TARGETED = "Gender_identity"
@@ -48,9 +48,13 @@ def main():
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--change-sd", type=float, default=0.5, help="of a template's logit")
     parser.add_argument("--figure", type=Path)
+    parser.add_argument("--only-few", action="store_true", help="the table of few named alone")
     options = parser.parse_args()
     items = pd.concat(pd.read_parquet(path) for path in sorted(options.items.glob("*.parquet")))
     items = items.reset_index(drop=True)
+    if options.only_few:
+        print(few_named(items, options.studies // 5).to_string(float_format="%.1f"))
+        return
 
     print(f"{options.studies} studies, change between templates {options.change_sd} logits")
     null = simulate(items, options.studies, options.change_sd)
@@ -64,6 +68,9 @@ def main():
 
     print(f"\nbias scores, {options.studies // 5} studies without a change")
     print(bias(items, options.studies // 5, options.change_sd).to_string(float_format="%.1f"))
+
+    print("\ns_DIS without a change, by the templates that name somebody in the run that does less")
+    print(few_named(items, options.studies // 5).to_string(float_format="%.1f"))
 
     print("\nmean over attributes and contexts, other changes between templates")
     rows = {str(sd): means(simulate(items, options.studies // 5, sd)) for sd in (0, 0.25, 0.5, 1)}
@@ -227,7 +234,7 @@ def bias(items, studies, change_sd):
                         "nontarget": (named & ~target).astype(float),
                     }
                 )
-                values.append(outcomes.bias_values(table, context))
+                values.append(bias_values(table, context))
             change = values[1] - values[0]
             stream = np.random.SeedSequence([11, study])
             p.append(sign_flip_p(change, templates, RESAMPLES // 10, stream))
@@ -238,6 +245,49 @@ def bias(items, studies, change_sd):
             "covered": 100 * np.mean(covered),
         }
     return pd.DataFrame(rows).T
+
+
+def few_named(items, studies):
+    """False alarms and coverage, in per cent, of s_DIS by how many templates name somebody.
+
+    A run names somebody in half of the items of a sample, another one, which leans as much, more
+    rarely. Neither the test nor the interval is withheld here.
+    """
+    disambiguated = items[(items["context_condition"] == "disambig") & items["target"].notna()]
+    rows = []
+    for number, (_, cell) in enumerate(disambiguated.groupby("attribute")):
+        blocks = cell["block"].unique()
+        rng = np.random.default_rng([13, number])
+        for study in range(studies):
+            drawn = rng.choice(blocks, min(rng.choice([10, 20, 40]), len(blocks)), replace=False)
+            here = cell[cell["block"].isin(drawn)]
+            templates = pd.factorize(here["template"])[0]
+            k = templates.max() + 1
+            gold_is_target = (here["gold"] == here["target"]).to_numpy(dtype=bool)
+            lean, values, naming = 0.8 + rng.normal(size=k), [], []
+            for level in (0.0, rng.uniform(-5, 0)):
+                named = rng.random(len(here)) < expit(level + rng.normal(size=k))[templates]
+                own = lean + 0.5 / np.sqrt(2) * rng.normal(size=k)
+                right = rng.random(len(here)) < expit(own)[templates]
+                target = named & (gold_is_target == right)
+                table = pd.DataFrame({"target": target, "nontarget": named & ~target}, dtype=float)
+                values.append(bias_values(table, "disambig"))
+                naming.append(len(np.unique(templates[named])))
+            if not all(naming):
+                continue
+            change = values[1] - values[0]
+            p = sign_flip_p(change, templates, RESAMPLES // 5, np.random.SeedSequence([17, study]))
+            low, high = clustered_mean(change, templates).interval(ALPHA)
+            rows.append((min(naming), p <= ALPHA, low <= 0 <= high))
+    table = pd.DataFrame(rows, columns=["templates", "alarm", "covered"])
+    of = table.groupby(pd.cut(table["templates"], [0, 1, 2, 3, 4, 5, 6, 8, 10, 15, 30]))
+    return pd.DataFrame(
+        {
+            "studies": of.size(),
+            "false alarms": 100 * of["alarm"].mean(),
+            "covered": 100 * of["covered"].mean(),
+        }
+    )
 
 
 def contrasts(items, studies, change_sd):

@@ -43,7 +43,7 @@ from calibration import (
 from scipy import stats
 from scipy.special import expit, ndtr
 from spillover.data.samples import spread_blocks
-from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_values, enough_named
 from spillover.statistics.changes import compare, stream
 from spillover.statistics.clustered import sign_flip_p
 from spillover.statistics.contrasts import contrast
@@ -206,11 +206,9 @@ def tested(items, shares, targets, settings):
         with_target = answers if scored.all() else [of[scored] for of in answers]
         values = {
             "cluster_p": (templates, [of["correct"].to_numpy() for of in answers]),
-            "bias_p": (
-                templates[scored],
-                [outcomes.bias_values(of, context) for of in with_target],
-            ),
+            "bias_p": (templates[scored], [bias_values(of, context) for of in with_target]),
         }
+        enough = [enough_named(of, templates[scored], context) for of in with_target]
         found = {"alignment": [of for of, _ in keys], "minus": [minus for _, minus in keys]}
         for name, (clusters, (base, *of_runs)) in values.items():
             raw = [of - base for of in of_runs]
@@ -221,6 +219,10 @@ def tested(items, shares, targets, settings):
             )
             if name == "cluster_p":
                 found["delta_accuracy"] = change.mean(axis=0)
+            else:
+                told = [enough[0] and of for of in enough[1:]]
+                told += [all(two) for two in zip(enough[1::2], enough[2::2], strict=True)]
+                found[name] = np.where(np.isnan(found[name]) | told, found[name], 1.0)
         tables.append(pd.DataFrame(found).assign(attribute=attribute, context=context))
     return pd.concat(tables, ignore_index=True)
 

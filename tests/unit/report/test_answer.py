@@ -201,6 +201,15 @@ def test_where_there_is_a_matrix_its_family_decides():
     assert "p corrected for 2 tests" in answer.open
 
 
+def test_bias_scores_of_few_answers_are_counted_apart():
+    tables = controlled(0.05, -0.02, "improved", "improved")
+    few = tables["contrasts"]["attribute"].eq("Age")
+    tables["contrasts"].loc[few, ["bias_difference_low", "bias_difference_high"]] = np.nan
+    tables["contrasts"].loc[few, "bias_p_adjusted"] = 1.0
+    answer = told(tables, ["Gender_identity"], "shuffled")
+    assert answer.bias.endswith("In 2 too few templates name somebody to tell.")
+
+
 def test_without_a_control_that_is_said_and_pooled_changes_are_corrected():
     answer = told(alone(p=(0.02, 0.4, 0.6)), ["Gender_identity"])
     # Holm over three: 0.02 is 0.06

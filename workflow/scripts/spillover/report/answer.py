@@ -147,6 +147,8 @@ class Answer:
         known = [cell for cell in self.cells if not pd.isna(cell.bias_p)]
         undefined = len(self.cells) - len(known)
         none = f" {undefined} are undefined: no answer names anybody." if undefined else ""
+        few = sum(pd.isna(cell.bias_low) for cell in known)
+        none += f" In {few} too few templates name somebody to tell." if few else ""
         if not known:
             return "No change of a bias score is defined."
         held = [cell for cell in known if cell.bias_p < self.alpha]
@@ -164,7 +166,7 @@ class Answer:
                 for cell in held
             )
             + f"; the other {len(known) - len(held)} are not shown to. Above 0 is more along the "
-            f"stereotype. Of few answers that name somebody the intervals are too short.{none}"
+            f"stereotype.{none}"
         )
 
     @property

@@ -71,8 +71,7 @@ def matrix(table: pd.DataFrame, alpha: float) -> list[str]:
                 f"{100 * row.delta_bias:+.1f} hundredths (adjusted p {_p(row.bias_p_adjusted)})"
                 for row in bias.itertuples()
             )
-            + ". Where few answers name somebody, such an interval is too short: `target_rate` "
-            "and `nontarget_rate` in `metrics.tsv` tell."
+            + "."
         )
     )
     own = net[net["targeted"].astype(bool) & net["target"].eq(net["attribute"])]

@@ -16,6 +16,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from spillover.core.errors import InputError
 from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_difference, bias_values
 from spillover.statistics.clustered import clustered_mean, equivalence_p, sign_flip_p
 from spillover.statistics.corrections import adjust, family_sizes, verdicts
 from spillover.statistics.tables import exact_zeros, mean
@@ -168,27 +169,26 @@ def compare(
         context, rows_of = keys["context"], cell.index.to_numpy()
         change = change_of_accuracy(paired, rows_of, settings)
         scored = cell.index[cell["target"].notna()]
-        before = outcomes.bias_values(paired.base.loc[scored], context)
-        after = outcomes.bias_values(paired.aligned.loc[scored], context)
-        offset = outcomes.bias_values(perfect.loc[scored], context)
-        bias_change, templates = after - before, cell.loc[scored, "template"].to_numpy()
-        bias = clustered_mean(bias_change, templates)
-        low, high = bias.interval(settings["alpha"])
+        before, after, offset = (
+            table.loc[scored] for table in (paired.base, paired.aligned, perfect)
+        )
+        templates = cell.loc[scored, "template"].to_numpy()
+        delta_bias, low, high, bias_p = bias_difference(
+            after, before, templates, context, settings, stream(settings, cell)
+        )
         rows.append(
             {
                 "attribute": keys["attribute"],
                 "context": context,
                 "seeds": len(aligned),
                 **change,
-                "delta_bias": bias.value,
+                "delta_bias": delta_bias,
                 "delta_bias_low": low,
                 "delta_bias_high": high,
-                "bias_p": sign_flip_p(
-                    bias_change, templates, settings["resamples"], stream(settings, cell)
-                ),
-                "bias_base": mean(before),
-                "bias_aligned": mean(after),
-                "bias_perfect_model": mean(offset),
+                "bias_p": bias_p,
+                "bias_base": mean(bias_values(before, context)),
+                "bias_aligned": mean(bias_values(after, context)),
+                "bias_perfect_model": mean(bias_values(offset, context)),
                 "changed": paired.changed[rows_of].mean(),
                 "option_kl": paired.option_kl[rows_of].mean(),
             }

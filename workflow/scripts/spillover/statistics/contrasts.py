@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_difference
 from spillover.statistics.changes import Paired, pair, stream
 from spillover.statistics.clustered import clustered_mean, equivalence_p, sign_flip_p
 from spillover.statistics.corrections import adjust, verdicts
@@ -143,15 +144,13 @@ def _difference(
     estimate = clustered_mean(value, templates)
     low, high = estimate.interval(settings["alpha"])
     resamples, signs = settings["resamples"], stream(settings, items)
-    bias_value, scored = np.full(0, np.nan), items["target"].notna().to_numpy()
+    bias, bias_low, bias_high, bias_p = [np.nan] * 4
     if context != "both":
-        of, minus = (
-            outcomes.bias_values(paired.aligned.iloc[rows[scored]], context)
-            for paired in (first, second)
+        scored = items["target"].notna().to_numpy()
+        of, minus = (paired.aligned.iloc[rows[scored]] for paired in (first, second))
+        bias, bias_low, bias_high, bias_p = bias_difference(
+            of, minus, templates[scored], context, settings, signs
         )
-        bias_value = of - minus
-    bias = clustered_mean(bias_value, templates[scored] if len(bias_value) else [])
-    bias_low, bias_high = bias.interval(settings["alpha"])
     change_of, change_minus = (
         (paired.aligned["correct"].to_numpy() if levels else paired.change)[rows].mean()
         for paired in (first, second)
@@ -166,10 +165,8 @@ def _difference(
         "difference_high": high,
         "cluster_p": sign_flip_p(value, templates, resamples, signs),
         "equivalence_p": equivalence_p(estimate, settings["equivalence_margin"]),
-        "bias_difference": bias.value,
+        "bias_difference": bias,
         "bias_difference_low": bias_low,
         "bias_difference_high": bias_high,
-        "bias_p": sign_flip_p(
-            bias_value, templates[scored] if len(bias_value) else [], resamples, signs
-        ),
+        "bias_p": bias_p,
     }

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_mean, bias_values
 from spillover.statistics.clustered import clustered_mean
 from spillover.statistics.tables import exact_zeros
 
@@ -39,10 +40,8 @@ def metrics(items: pd.DataFrame, predictions: pd.DataFrame, alpha: float = 0.05)
         scored = cell.index[has_target]
         context, templates = keys["context"], cell["template"].to_numpy()
         accuracy = clustered_mean(table.loc[cell.index, "correct"].to_numpy(), templates)
-        bias = clustered_mean(
-            outcomes.bias_values(table.loc[scored], context), templates[has_target]
-        )
-        offset = outcomes.bias_values(perfect.loc[scored], context)
+        bias = bias_mean(table.loc[scored], templates[has_target], context)
+        offset = bias_values(perfect.loc[scored], context)
         low, high = bias.interval(alpha)
         rates = table.loc[cell.index, list(outcomes.OUTCOMES)].mean()
         rows.append(

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from spillover.statistics import outcomes
+from spillover.statistics.bias import bias_values
 from spillover.statistics.tables import exact_zeros, mean
 
 POSITION_COLUMNS = [
@@ -93,6 +94,6 @@ def position(items: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             table = table.iloc[here]
             scored = table.dropna()  # items asked in this order that have a target
             row[f"accuracy_{order}"] = table["correct"].mean()
-            row[f"bias_score_{order}"] = mean(outcomes.bias_values(scored, keys["context"]))
+            row[f"bias_score_{order}"] = mean(bias_values(scored, keys["context"]))
         rows.append(row)
     return exact_zeros(pd.DataFrame(rows, columns=None if rows else POSITION_COLUMNS))

@@ -69,6 +69,7 @@ with log_to(snakemake.log[0]):
         for context in ("ambig", "disambig")
     ]
     metrics = tables["metrics"]
+    folder = Path(snakemake.output[0]).parent
     bases = metrics[(metrics["run"] == "base") & (metrics["label_type"] == "all")]
     html = page.render(
         snakemake.input.page[0].rpartition("/")[0],
@@ -91,7 +92,7 @@ with log_to(snakemake.log[0]):
         seed=config["seeds"][0] if len(config["seeds"]) > 1 else None,
         tables=[page.table_of(path) for path in snakemake.input.tables],
         sources=sources.recorded(Path("resources/models"), params.fetched)
-        | sources.recorded(Path(snakemake.output[0]).parent, params.adapters)
+        | sources.recorded(folder, params.adapters)
         | {
             f"{model}, {run}": f"answers made elsewhere; sha256 {file_sha256(files[0])}"
             for model, of_model in params.runs.items()
@@ -102,9 +103,8 @@ with log_to(snakemake.log[0]):
         commit=sources.commit(),
         versions=sources.versions(),
         machine=sources.machine(),
-        durations=sources.durations(Path(snakemake.output[0]).parent, params.all_runs).to_dict(
-            "records"
-        ),
+        trained_on=sources.trained_on(folder, params.all_runs),
+        durations=sources.durations(folder, params.all_runs).to_dict("records"),
         configuration=yaml.safe_dump(
             json.loads(json.dumps(params.given)), sort_keys=False, allow_unicode=True
         ),

@@ -64,6 +64,7 @@ def parts():
         "commit": MARKUP,
         "versions": {MARKUP: MARKUP},
         "machine": MARKUP,
+        "trained_on": [MARKUP],
         "durations": [],
         "configuration": MARKUP,
         "citations": MARKUP,
@@ -182,6 +183,17 @@ def test_times_of_jobs_are_summed_by_what_they_do(tmp_path):
     assert found.loc["score_companions", "max_gib"] == 1
     assert sources.durations(tmp_path, ["a"])["hours"].tolist() == [0.5]
     assert sources.durations(tmp_path, []).empty
+
+
+def test_what_trained_is_told_once(tmp_path):
+    for name, device in (("a", "NVIDIA"), ("b", "NVIDIA"), ("c", "CPU, 2 threads")):
+        (tmp_path / name).mkdir()
+        table = pd.DataFrame({"step": [1, 2], "device": device, "versions": "torch 2, trl 1"})
+        table.to_csv(tmp_path / name / "training_speed.tsv", sep="\t", index=False)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/training_speed.tsv").write_text("step\tseconds\n1\t2\n")
+    told = sources.trained_on(tmp_path, ["a", "b", "c", "old", "base"])
+    assert told == ["CPU, 2 threads; torch 2, trl 1", "NVIDIA; torch 2, trl 1"]
 
 
 def test_only_what_a_study_rests_on_is_cited():

@@ -4,7 +4,6 @@ import json
 import logging
 import shutil
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,7 +40,13 @@ from spillover.core.errors import InputError
 from spillover.core.files import disk_is_full, folder_sha256, replacing, write_table
 from spillover.models.adapters import CONFIG
 from spillover.models.adapters import WEIGHTS as SAFETENSORS
-from spillover.models.load import MODEL_FILES, load_model, load_tokenizer, resolve_device
+from spillover.models.load import (
+    MODEL_FILES,
+    device_name,
+    load_model,
+    load_tokenizer,
+    resolve_device,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +122,8 @@ def train(
     chat_template : arguments for the chat template.
     data : what the pairs were made of (``target``, ``pairs``), for the model card.
     results : where the adapter's evaluation will be, for its model card.
-    speed : ``.tsv`` to write each step's speed to. It is no part of the log that is returned,
-        which is the same whenever the run is made again.
+    speed : ``.tsv`` to write each step's speed to, with the device and versions of the libraries.
+        It is no part of the log that is returned, which is the same whenever the run is made again.
     on_the_way : folder to write the adapter to as it is after a share of the steps (to the
         nearest step, at least one), by share. Nothing else depends on it.
 
@@ -137,8 +142,6 @@ def train(
         If settings do not fit each other, the model or the pairs; before the model is loaded,
         but for memory that does not hold a single pair and a loss that is not finite.
     """
-    # TRL and PEFT call gradient checkpointing by the name that transformers used to have for it.
-    warnings.filterwarnings("ignore", ".*gradient_checkpointing", FutureWarning)
     objective = complete(objective, OBJECTIVE, "objective")
     lora = complete(lora, LORA, "lora")
     training = complete(training, TRAINING, "training")
@@ -247,7 +250,8 @@ def train(
         shutil.copy(Path(output) / CONFIG, folder)
         model_card.write(folder, **card, share=share)
     if speed is not None:
-        write_table(_table(trainer.state.log_history, SPEED), speed)
+        made_on = {"device": device_name(device), "versions": _told(_versions())}
+        write_table(_table(trainer.state.log_history, SPEED).assign(**made_on), speed)
     return training_log(trainer.state.log_history, [term.name for term in added])
 
 
@@ -289,6 +293,10 @@ def _versions() -> dict[str, str]:
     import trl
 
     return {package.__name__: package.__version__ for package in (torch, transformers, peft, trl)}
+
+
+def _told(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 class _OnTheWay(TrainerCallback):

@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 # A bar is for a terminal; in a log it is one line of thousands of characters. Read when tqdm is
 # imported, which is later.
 os.environ.setdefault("TQDM_DISABLE", "1")
-# What a user can do nothing about, and what changes no result.
-MEANINGLESS = ("`is_gradient_checkpointing` is deprecated",)
+# What a user can do nothing about, and what changes no result: TRL and PEFT call gradient
+# checkpointing by the name that transformers used to have for it.
+MEANINGLESS = (".*gradient_checkpointing",)
 QUIET = ("bitsandbytes.backends.cpu.ops",)
 
 

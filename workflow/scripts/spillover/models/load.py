@@ -40,6 +40,13 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_name(device: torch.device) -> str:
+    """What a device is called, for people."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
 def load_tokenizer(folder: str | Path, chat_template: Mapping | None = None):
     """Tokenizer of a model folder, with a padding token that the model has.
 

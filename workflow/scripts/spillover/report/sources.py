@@ -162,6 +162,26 @@ def recorded(folder: Path, names: Iterable[str]) -> dict[str, str]:
     }
 
 
+def trained_on(folder: Path, runs: Iterable[str]) -> list[str]:
+    """Devices, and versions of the libraries, that a study's adapters were trained with.
+
+    As training wrote them beside its speed, which makes no result either.
+
+    Parameters
+    ----------
+    folder : of the study.
+    runs : ``{model}/{run}`` of the study.
+    """
+    told = set()
+    for run in runs:
+        path = folder / run / "training_speed.tsv"
+        if path.is_file():
+            rows = pd.read_csv(path, sep="\t")
+            if {"device", "versions"} <= set(rows):
+                told |= set(rows["device"] + "; " + rows["versions"])
+    return sorted(told)
+
+
 def durations(folder: Path, runs: Iterable[str]) -> pd.DataFrame:
     """Time of a study's jobs by what they do: ``job``, ``n``, ``hours``, ``max_gib``.
 

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from spillover.report.figures import CONTEXT_COLOURS
+from spillover.report.labels import name_at_the_right
 from spillover.statistics.ranking import answer
 
 PANELS = {"ambig": "ambiguous", "disambig": "disambiguated", "both": "both contexts"}
@@ -40,7 +41,7 @@ def ranking(table: pd.DataFrame, model: str, alpha: float) -> Figure:
             lw=1,
             zorder=1,
         )
-        for number, row in enumerate(here.itertuples(), 1):
+        for row in here.itertuples():
             held = row.verdict not in ("reference", "not told apart")
             x, y = 100 * row.gain, 100 * row.worst
             axes.plot([x, x], [100 * row.worst_low, y], color=colour, lw=0.8, alpha=0.5)
@@ -54,13 +55,8 @@ def ranking(table: pd.DataFrame, model: str, alpha: float) -> Figure:
                 edgecolors=colour,
                 zorder=3,
             )
-            axes.annotate(
-                row.arm,
-                (x, y),
-                xytext=(5, 4 if number % 2 else -9),
-                textcoords="offset points",
-                fontsize=7,
-            )
+        points = 100 * here[["gain", "worst"]].to_numpy()
+        name_at_the_right(axes, points, here["arm"].astype(str).tolist())
         axes.set_title(f"{title}\n{answer(here, reference, context)}", fontsize=9)
         axes.set_xlabel("gain on the target, points")
         axes.spines[["top", "right"]].set_visible(False)

@@ -2,8 +2,10 @@
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from spillover.report.figures import CONTROL_COLOUR
+from spillover.report.labels import name_at_the_right
 
 # What stands on the axes, and by how much a change is multiplied.
 LABELS = {
@@ -38,6 +40,7 @@ def tradeoff(
     for axes, row in zip(panels, pairs.itertuples(), strict=True):
         axes.axhline(0, color="0.85", lw=0.8)
         axes.axvline(0, color="0.85", lw=0.8)
+        named = {}
         for run, values in wide.iterrows():
             alignment, _, rest = str(run).rpartition("/")
             colour = CONTROL_COLOUR if alignment in controls else COLOUR
@@ -54,9 +57,9 @@ def tradeoff(
                 zorder=3,
             )
             if not on_the_way:
-                axes.annotate(
-                    alignment, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=6
-                )
+                named[alignment] = (x, y)
+        name_at_the_right(axes, list(named.values()), list(named))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         told = "no correlation"
         if pd.notna(row.correlation):
             told = f"r = {row.correlation:.2f} ({row.low:.2f} to {row.high:.2f})"

@@ -4,6 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from spillover.report.figures import CONTEXT_COLOURS, CONTEXT_NAMES, CONTROL_COLOUR
+from spillover.report.labels import name_at_the_right
 
 LABELS = {
     "training": "share of training",
@@ -44,6 +45,7 @@ def trajectory(table: pd.DataFrame, model: str, along: str, of: str, alpha: floa
         control = control.iloc[:0]
     figure = Figure(figsize=(9.2, 4.4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    ends = {}
     for axes, (context, title) in zip(panels, CONTEXT_NAMES.items(), strict=True):
         here = own[own["context"] == context]
         axes.axhline(0, color="0.6", lw=0.8)
@@ -52,16 +54,7 @@ def trajectory(table: pd.DataFrame, model: str, along: str, of: str, alpha: floa
                 continue
             at, change = _line(line, along)
             axes.plot(at, change, color="0.7", lw=0.9)
-            axes.annotate(
-                name.replace("_", " "),
-                (at[-1], change[-1]),
-                xytext=(4, 0),
-                textcoords="offset points",
-                fontsize=6,
-                color="0.45",
-                va="center",
-                annotation_clip=False,
-            )
+            ends[axes, name.replace("_", " ")] = (at[-1], change[-1])
         shown = (
             ("untargeted", here, CONTEXT_COLOURS[context], "-", "untargeted, pooled"),
             ("targeted", here, "black", "-", "targeted"),
@@ -90,6 +83,9 @@ def trajectory(table: pd.DataFrame, model: str, along: str, of: str, alpha: floa
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(LABELS[along])
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels:
+        named = {name: end for (of_axes, name), end in ends.items() if of_axes is axes}
+        name_at_the_right(axes, list(named.values()), list(named), size=6)
     panels[0].set_ylabel(f"change of accuracy, points ({100 * (1 - alpha):g} % interval)")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)

@@ -12,6 +12,8 @@ CORES ?= all
 # A study of the folder, or else of the checkout.
 STUDY_FILE := $(shell [ -e '$(STUDY)' ] || [ ! -e '$(HERE)/$(STUDY)' ] || echo '$(HERE)/')$(STUDY)
 SNAKEMAKE := $(VENV)/bin/snakemake --snakefile $(HERE)/Snakefile
+# On a terminal, progress in one line that moves.
+TOLD := $(VENV)/bin/python $(HERE)/workflow/scripts/run_on_terminal.py
 ifneq ($(filter study plan export unlock,$(or $(MAKECMDGOALS),study)),)
   $(if $(shell [ -e '$(STUDY_FILE)' ] && echo 1),,$(error STUDY: expected a study file, found none ($(STUDY))))
 endif
@@ -33,7 +35,7 @@ $(VENV)/.installed: $(HERE)/requirements.txt
 	@touch $@
 
 study: env ## the study from nothing: environment, data, model, alignment, evaluation, report
-	$(SNAKEMAKE) --cores $(CORES) $(CONFIG)
+	$(TOLD) $(SNAKEMAKE) --cores $(CORES) $(CONFIG)
 	$(SNAKEMAKE) --report report.html $(CONFIG)
 
 plan: env ## what that would run: jobs, steps, tokens, GPU memory, hours on 1 to 8 GPUs

@@ -85,6 +85,15 @@ def _recorded(path: Path, terminal: logging.Handler) -> Iterator[None]:
         sys.exit(1)
 
 
+def duration(seconds: float) -> str:
+    """A time in words, as exact as people need it: ``2 h 05 min``, ``1 min 37 s``, ``8 s``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
 def _told(error: Exception) -> str:
     if disk_is_full(error):
         return f"no space left on the disk: {error}"

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from spillover.core.logs import duration
 from spillover.data import prompts
 from spillover.scoring.cloze import Cloze
 from spillover.scoring.engine import Engine
@@ -215,9 +216,9 @@ class Progress:
         seconds = max(now - self.started, 1e-9)
         left = (self.n_blocks - self.blocks) * seconds / max(self.computed, 1)
         logger.info(
-            "block %d of %d, %.1f items/s, %d min %02d s left",
+            "block %d of %d, %.1f items/s, %s left",
             self.blocks,
             self.n_blocks,
             self.items / seconds,
-            *divmod(round(left), 60),
+            duration(left),
         )

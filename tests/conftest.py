@@ -15,6 +15,23 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_slurm(request, tmp_path_factory):
+    """Outside of the tests on SLURM no cluster answers: at once, and not after ten seconds.
+
+    Its plugin asks at every start of Snakemake (docs/upstream.md).
+    """
+    if request.path.parent.name == "cluster":
+        yield
+        return
+    folder = tmp_path_factory.mktemp("no-slurm")
+    (folder / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "scontrol").chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
 @pytest.fixture(scope="session")
 def pins():
     return yaml.safe_load((ROOT / "resources" / "bbq.yaml").read_text())

@@ -2,7 +2,8 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-min_version("9.14")
+# The oldest that was tried: 9.14 does not find profiles/default.
+min_version("9.27")
 
 # For other working directories than the checkout, if they have no config.yaml of their own.
 DEFAULT_STUDY = str(Path(workflow.current_basedir) / "config.yaml")

@@ -82,9 +82,10 @@ def leftovers(workflow: Workflow) -> list[str]:
     return [
         str(path.relative_to(workflow.folder))
         for folder in folders
-        for path in folder.rglob(".*")
-        # The lock of a job that was killed is a file that nobody holds; the other is Snakemake's.
-        if not path.name.endswith((".lock", ".snakemake_timestamp"))
+        for path in (*folder.rglob(".*"), *folder.rglob("tmp*"))
+        # The lock of a job that was killed is a file that nobody holds; one is Snakemake's; and
+        # what was scored is kept on purpose.
+        if not path.name.endswith((".lock", ".snakemake_timestamp", ".kept"))
     ]
 
 

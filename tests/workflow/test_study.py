@@ -160,7 +160,7 @@ TABLES = {"compute_metrics": 1, "test_spillover": 1, "test_contrasts": 1}
 FIGURES = {"plot_accuracy_change": 1, "plot_bias_scores": 1, "write_findings": 1}
 
 
-def test_a_lost_prediction_reruns_its_scoring_and_the_tables(finished):
+def test_a_lost_prediction_comes_back_and_the_tables_are_made_again(finished):
     results = finished.folder / "results/tiny"
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     lost = results / "llama/base/predictions/Religion.parquet"
@@ -171,8 +171,38 @@ def test_a_lost_prediction_reruns_its_scoring_and_the_tables(finished):
     tables -= set(results.rglob("*.benchmark.tsv"))
     assert {path: path.read_bytes() for path in tables} == {path: before[path] for path in tables}
     log = (results / "llama/base/predictions/score_items.log").read_text()
-    assert "Gender_identity.parquet: is there already" in log
-    assert "Religion.parquet: is there already" not in log
+    assert log.count("made already") == 2
+    assert "attention" not in log, "a model was loaded"
+
+
+def test_a_prediction_that_is_to_be_replaced_does_not_stay_when_that_fails(
+    workflow, published, tiny_copy
+):
+    config = study(published, {"qwen2": tiny_copy("qwen2")}) | {"alignments": {}}
+    config["evaluation"] = {"attributes": ["Religion", "Age"], "scoring": "letter"}
+    config["evaluation"]["blocks_per_attribute"] = 4
+    config["evaluation"]["option_orders"] = "given"
+    workflow.configure(config)
+    workflow.run("predictions")
+    table = workflow.folder / "results/tiny/qwen2/base/predictions/Religion.parquet"
+    assert pd.read_parquet(table)["order"].unique().tolist() == ["012"]
+
+    config["evaluation"]["option_orders"] = "cyclic"
+    workflow.configure(config)
+    model = workflow.folder / "resources/models/qwen2"
+    weights = model / "model.safetensors"
+    weights.rename(model / "away")
+    weights.write_bytes(b"no weights")
+    failed = workflow.run("predictions", "--rerun-triggers", "params", check=False)
+    assert failed.returncode == 1
+    assert "score_items" in failed.stderr
+    weights.unlink()
+    (model / "away").rename(weights)
+
+    again = {"score_items": 1, "predictions": 1}
+    assert workflow.planned("predictions", "--rerun-triggers", "params") == again
+    workflow.run("predictions", "--rerun-triggers", "params")
+    assert pd.read_parquet(table)["order"].nunique() == 3
 
 
 def test_a_figures_code_reruns_the_figures_only(finished):
@@ -256,7 +286,7 @@ def test_scoring_goes_on_after_a_kill(workflow, published, tiny_folder, kill):
 
     workflow.run("--unlock")
     workflow.run("predictions")
-    assert "Religion.parquet: is there already" in (predictions / "score_items.log").read_text()
+    assert "Religion.parquet: made already" in (predictions / "score_items.log").read_text()
     assert pd.read_parquet(predictions / "Age.parquet")["item_id"].nunique() == 240
 
 
@@ -277,7 +307,7 @@ def test_what_is_there_is_kept_as_long_as_model_items_and_settings_are_the_same(
     config["evaluation"]["attributes"] = ["Religion", "Age"]
     workflow.configure(config)
     workflow.run("predictions")
-    assert "Religion.parquet: is there already" in (predictions / "score_items.log").read_text()
+    assert "Religion.parquet: made already" in (predictions / "score_items.log").read_text()
     assert set(pd.read_parquet(predictions / "Age.parquet")["item_id"].str.split(":").str[0]) == {
         "Age"
     }
@@ -287,5 +317,5 @@ def test_what_is_there_is_kept_as_long_as_model_items_and_settings_are_the_same(
     # other weights in the same place: nothing that was computed with the old ones stays
     tiny_models.make(folder, "qwen2", seed=1)
     workflow.run("predictions")
-    assert "is there already" not in (predictions / "score_items.log").read_text()
+    assert "made already" not in (predictions / "score_items.log").read_text()
     assert not pd.read_parquet(predictions / "Religion.parquet")["logp_0"].equals(first["logp_0"])

@@ -72,6 +72,7 @@ rule train_dpo:
         data=get_pairs_settings,
         # Undeclared on purpose: Snakemake removes what is declared before each attempt.
         checkpoints="results/{study}/{model}/{alignment}/.checkpoints-seed{seed}",
+        finished="results/{study}/{model}/{alignment}/.finished-seed{seed}",
         code=fingerprint("alignment.train", "data.other_prompts"),
     script:
         "../scripts/train_dpo.py"

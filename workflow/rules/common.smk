@@ -87,6 +87,9 @@ def on_start():
     obstacle = cluster.obstacle(workflow.executor_settings.status_command)
     if obstacle:
         raise WorkflowError(obstacle)
+    note = cluster.note(workflow.executor_settings.no_requeue)
+    if note:
+        logger.warning(note)
     jobs = workflow.dag.needrun_jobs()
     comments = {cluster.comment(job.rule.name, list(job.wildcards)) for job in jobs}
     if cluster.wait_for_jobs_left(comments, Path.cwd(), logger.info):
@@ -95,8 +98,13 @@ def on_start():
 
 
 def on_success():
-    """Let go of what trainings have kept for the case that this start had not seen them end."""
-    finished.discard(Path("results", config["study"]).glob("*/*/.finished-seed*"))
+    """Let go of what trainings have kept for the case that this start had not seen them end.
+
+    Of those that it has seen: a start that made something else leaves the others' alone.
+    """
+    for job in workflow.dag.jobs:
+        if "finished" in job.params.keys():
+            finished.discard(job.params.finished)
 
 
 # Of this machine's GPUs; a cluster has more of them.

@@ -1,8 +1,8 @@
 rule score_items:
     """Score the items of every attribute with one run of one model.
 
-    One job a run, so that a model is loaded once. Tables that are there already, of the same
-    model, items and settings, stay as they are: one that was lost is scored by itself.
+    One job a run, so that a model is loaded once. Tables that were made already, of the same
+    model, items and settings, are kept: what is new is scored by itself.
     """
     input:
         item_tables=get_items,
@@ -11,11 +11,11 @@ rule score_items:
         adapter=get_adapter,
         base=get_base,
     output:
-        update(
-            expand(
-                "results/{{study}}/{{model}}/{{run}}/predictions/{attribute}.parquet",
-                attribute=config["evaluation"]["attributes"],
-            )
+        # Not update(): of a job that failed Snakemake takes the tables that it was to replace for
+        # made anew (docs/upstream.md).
+        expand(
+            "results/{{study}}/{{model}}/{{run}}/predictions/{attribute}.parquet",
+            attribute=config["evaluation"]["attributes"],
         ),
     log:
         "results/{study}/{model}/{run}/predictions/score_items.log",
@@ -36,6 +36,7 @@ rule score_items:
         code=fingerprint("scoring.score", "models.load", "statistics.outcomes", "data.samples"),
         # Undeclared on purpose, as checkpoints of training are.
         partial="results/{study}/{model}/{run}/.partial-predictions",
+        kept="results/{study}/{model}/{run}/predictions/.kept",
     script:
         "../scripts/score_items.py"
 
@@ -67,6 +68,7 @@ rule score_companions:
         code=fingerprint("scoring.companions", "models.load"),
         # Undeclared on purpose, as checkpoints of training are.
         partial="results/{study}/{model}/{run}/companions/.partial-{set}",
+        kept="results/{study}/{model}/{run}/companions/.kept",
     script:
         "../scripts/score_companions.py"
 

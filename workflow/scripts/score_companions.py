@@ -1,24 +1,30 @@
 """Score the items of a companion set with one run of one model."""
 
+import logging
+from pathlib import Path
+
 from spillover import study
-from spillover.core.files import read_table, write_table
+from spillover.core import finished
+from spillover.core.files import read_provenance, read_table, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
+from spillover.scoring import scored_blocks
 
-with log_to(snakemake.log[0]):
+logger = logging.getLogger("spillover")
+
+
+def answer():
+    """What the model answers, as a table."""
     # Before torch: with it come libraries that look at the GPUs when they are imported.
     take_gpu(snakemake.resources.get("gpu", 0))
     import torch
     from spillover.models.run import load_run
-    from spillover.scoring import scored_blocks
     from spillover.scoring.companions import score_companions
 
     torch.set_num_threads(snakemake.threads)
-    params, files = snakemake.params, snakemake.input
     # Settings of the machine change no result, so they stay out of params.
     machine = snakemake.config["machine"]
-    adapter, base = (files.get(name, []) for name in ("adapter", "base"))
     model, tokenizer = load_run(
         files.model,
         params.model,
@@ -28,18 +34,31 @@ with log_to(snakemake.log[0]):
         adapter=adapter[0] if adapter else None,
         strength=params.strength,
     )
-    answers = score_companions(
+    return score_companions(
         read_table(files.companions),
         model,
         tokenizer,
         params.chat,
         tokens_per_batch=machine["tokens_per_batch"],
         partial=params.partial,
-        fingerprint=provenance(
-            [params.model, params.strength, params.code],
-            [files.model, base] if base else [files.model],
-            [files.companions, *adapter],
-        ),
+        fingerprint=made_of,
     )
-    write_table(answers, snakemake.output[0])
+
+
+with log_to(snakemake.log[0]):
+    params, files = snakemake.params, snakemake.input
+    adapter, base = (files.get(name, []) for name in ("adapter", "base"))
+    made_of = provenance(
+        [params.model, params.strength, params.code],
+        [files.model, base] if base else [files.model],
+        [files.companions, *adapter],
+    )
+    output = Path(snakemake.output[0])
+    kept = Path(params.kept) / output.name
+    if read_provenance(kept) == made_of:
+        logger.info("%s: made already, of the same model, items and settings", output)
+        finished.put(kept, output)
+    else:
+        write_table(answer(), output, made_of)
+        finished.put(output, kept)
     scored_blocks.remove(params.partial)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 from spillover import study
+from spillover.core import finished
 from spillover.core.files import read_provenance, read_table, sha256, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
 from spillover.data.samples import asked_items, heldout_for
+from spillover.scoring import scored_blocks
 
 logger = logging.getLogger("spillover")
 
@@ -31,8 +33,10 @@ with log_to(snakemake.log[0]):
     for output in map(Path, snakemake.output):
         of_attribute = asked[asked["attribute"] == output.stem]
         made_of = sha256((job + of_attribute.to_json(orient="records")).encode())
-        if read_provenance(output) == made_of:
-            logger.info("%s: is there already, of the same model, items and settings", output)
+        kept = Path(params.kept) / output.name
+        if read_provenance(kept) == made_of:
+            logger.info("%s: made already, of the same model, items and settings", output)
+            finished.put(kept, output)
         else:
             todo[output] = (of_attribute, made_of)
     if todo:
@@ -41,7 +45,6 @@ with log_to(snakemake.log[0]):
         take_gpu(snakemake.resources.get("gpu", 0))
         import torch
         from spillover.models.run import load_run
-        from spillover.scoring import scored_blocks
         from spillover.scoring.score import score
         from spillover.statistics import outcomes
 
@@ -68,6 +71,5 @@ with log_to(snakemake.log[0]):
         )
         predictions["outcome"] = outcomes.label_predictions(of_attribute, predictions)
         write_table(predictions, output, made_of)
-    if todo:
-        # All tables are written: should a later one have failed, none of these would stand.
-        scored_blocks.remove(params.partial)
+        finished.put(output, Path(params.kept) / output.name)
+    scored_blocks.remove(params.partial)

@@ -70,6 +70,7 @@ def align() -> None:
             device=machine["device"],
             seed=int(snakemake.wildcards.seed),
             checkpoints=params.checkpoints,
+            code=params.code,
             output=adapter,
             **plan.passes(job, machine),
             data=params.data,
@@ -88,8 +89,7 @@ with log_to(snakemake.log[0]):
         [snakemake.input.model],
         [str(path) for path in (files.pairs, files.anchor, files.replay) if path],
     )
-    kept = Path(params.checkpoints).with_name(f".finished-seed{snakemake.wildcards.seed}")
-    if not finished.take(kept, snakemake.output, made_of):
+    if not finished.take(params.finished, snakemake.output, made_of):
         align()
-        finished.keep(kept, snakemake.output, made_of)
+        finished.keep(params.finished, snakemake.output, made_of)
     checkpoints.discard(params.checkpoints)

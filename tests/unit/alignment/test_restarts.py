@@ -87,21 +87,30 @@ def test_asked_to_end_it_writes_a_checkpoint_and_goes_on_from_there(
 
 def test_a_checkpoint_that_is_cut_at_any_byte_is_no_checkpoint(folder, tmp_path, monkeypatch):
     calm = train(folder, tmp_path / "calm", training={"epochs": 2, "checkpoint_steps": 1})
-    discard = saved.keep_last
+    keep, kept = saved.keep_last, []
+
+    def keep_and_end(path):
+        keep(path)
+        kept.append(saved.last(path))
+        if len(kept) == 3:
+            raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        # Stop when the second is written; both are kept.
-        patch.setattr(saved, "keep_last", lambda path: saved.last(path).name[-1] == "1" or 1 / 0)
-        with pytest.raises(ZeroDivisionError):
+        patch.setattr(saved, "keep_last", keep_and_end)
+        with pytest.raises(KeyboardInterrupt):
             train(folder, tmp_path / "cut", training={"epochs": 2, "checkpoint_steps": 1})
-    assert saved.keep_last is discard
     checkpoints = tmp_path / "cut" / "checkpoints"
-    latest = checkpoints / "checkpoint-2"
+    assert sorted(path.name for path in checkpoints.glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-3",
+    ]
+    latest = checkpoints / "checkpoint-3"
     draw = random.Random(0)
     for file in sorted(latest.iterdir()):
         content = file.read_bytes()
         for size in {0, len(content) - 1, draw.randrange(len(content))}:
             file.write_bytes(content[:size])
-            assert saved.last(checkpoints) == checkpoints / "checkpoint-1", (file, size)
+            assert saved.last(checkpoints) == checkpoints / "checkpoint-2", (file, size)
         if file.name != "optimizer.pt":  # the one that stays cut
             file.write_bytes(content)
     again = train(folder, tmp_path / "cut", training={"epochs": 2, "checkpoint_steps": 1})
@@ -140,6 +149,18 @@ def test_checkpoints_of_another_run_are_refused(tmp_path, caplog):
         assert saved.open_folder(tmp_path, {"seed": 0, "lora": {"r": 8}}) is None
     assert "another lora; starting over" in caplog.text
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_checkpoints_of_another_run_that_cannot_be_removed_are_not_gone_on_from(
+    tmp_path, monkeypatch
+):
+    saved.open_folder(tmp_path, {"seed": 0})
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-9" / "weights").write_text("abc")
+    saved.mark_whole(tmp_path / "checkpoint-9")
+    monkeypatch.setattr(saved.shutil, "rmtree", lambda *_, **__: None)  # as of another user's
+    with pytest.raises(InputError, match="checkpoint-9: of another run, and cannot be removed"):
+        saved.open_folder(tmp_path, {"seed": 1})
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path):

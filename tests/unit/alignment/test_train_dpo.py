@@ -72,6 +72,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
                     "pairs": {"format": "three_option", "preferences": "correct"},
                 },
                 checkpoints=str(tmp_path / ".checkpoints-seed0"),
+                finished=str(tmp_path / ".finished-seed0"),
             ),
             wildcards=SimpleNamespace(study="tiny", seed="0"),
         )
@@ -83,7 +84,7 @@ def train(tiny_folder, tmp_path, monkeypatch):
 
 def test_results_are_in_their_places_and_the_plans_tokens_are_used(train, tmp_path, monkeypatch):
     whole = pd.read_csv(train() / "training.tsv", sep="\t")
-    finished.discard([tmp_path / ".finished-seed0"])
+    finished.discard(tmp_path / ".finished-seed0")
     monkeypatch.setattr(plan, "passes", lambda job, machine: {"tokens_per_batch": 1})
     seed = train()
     log = pd.read_csv(seed / "training.tsv", sep="\t")

@@ -5,9 +5,11 @@ from spillover.core import cluster
 
 SITE = """\
 Configuration data as of 2026-11-26T01:46:34
-AccountingStorageType   = accounting_storage/{accounting}
+AccountingStorageType   = {accounting}
 MinJobAge               = {age} sec
+PreemptType             = {preempt}
 """
+DBD, NONE = "accounting_storage/slurmdbd", "accounting_storage/none"
 
 
 @pytest.fixture
@@ -26,19 +28,36 @@ def pretend(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("accounting", "age", "command", "words"),
     [
-        ("slurmdbd", 300, "squeue", None),
-        ("slurmdbd", 300, "sacct", None),
-        ("none", 300, "squeue", None),
-        ("none", 300, "sacct", "keeps no accounts"),
-        ("slurmdbd", 100, "squeue", "use --slurm-status-command sacct"),
-        ("none", 100, "squeue", "shows jobs for 100 s after their end"),
-        ("slurmdbd", 2, "sacct", None),
+        (DBD, 300, "squeue", None),
+        (DBD, 300, "sacct", None),
+        (NONE, 300, "squeue", None),
+        (NONE, 300, "sacct", "keeps no accounts"),
+        ("(null)", 300, "sacct", "keeps no accounts"),
+        (DBD, 100, "squeue", "use --slurm-status-command sacct"),
+        (DBD, 200, "squeue", "use --slurm-status-command sacct"),
+        (NONE, 100, "squeue", "shows jobs for 100 s after their end"),
+        (NONE, 0, "squeue", None),
+        (DBD, 2, "sacct", None),
     ],
 )
 def test_a_site_that_would_be_waited_for_in_vain(pretend, accounting, age, command, words):
-    pretend("scontrol", SITE.format(accounting=accounting, age=age))
+    pretend("scontrol", SITE.format(accounting=accounting, age=age, preempt="(null)"))
     found = cluster.obstacle(command)
     assert found is None if words is None else words in found
+
+
+@pytest.mark.parametrize(
+    ("preempt", "no_requeue", "told"),
+    [
+        ("preempt/qos", True, True),
+        ("preempt/qos", False, False),
+        ("preempt/none", True, False),
+        ("(null)", True, False),
+    ],
+)
+def test_a_site_that_preempts_is_told_of(pretend, preempt, no_requeue, told):
+    pretend("scontrol", SITE.format(accounting=DBD, age=300, preempt=preempt))
+    assert (cluster.note(no_requeue) is not None) == told
 
 
 def test_a_machine_without_slurm_is_told(tmp_path, monkeypatch):
@@ -57,6 +76,7 @@ def test_jobs_left_are_those_that_make_the_same_in_the_same_folder(pretend, tmp_
         f"19|rule_train_dpo_wildcards_other_llama_gender_0|{tmp_path}",
         f"20|(null)|{tmp_path}",
         f"21|{mine}|{tmp_path}",
+        f"22|{mine}|{tmp_path}|another",
     ]
     pretend("squeue", "\n".join(lines) + "\n")
     assert cluster.jobs_left({mine}, tmp_path) == ["17", "21"]

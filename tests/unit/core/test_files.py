@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from spillover.core import files
+from spillover.core import files, logs
 from spillover.core.errors import InputError
 
 SCRIPTS = Path(__file__).parents[3] / "workflow" / "scripts"
@@ -84,6 +84,37 @@ def test_a_truncated_table_is_told_in_one_line(tmp_path):
         files.read_table(tmp_path / "t.parquet")
     with pytest.raises(InputError, match="missing"):
         files.read_table(tmp_path / "absent.parquet")
+
+
+def test_scratch_is_hidden_and_goes_and_so_does_that_of_a_process_that_was_killed(tmp_path):
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(files.__file__).parents[2])!r})
+from spillover.core import files
+with files.scratch({str(tmp_path)!r}) as folder:
+    (folder / "wheel").write_text("bytes")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False)
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".")
+    with files.scratch(tmp_path) as folder:
+        assert [path.name for path in tmp_path.iterdir()] == [folder.name] != [left.name]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59, "59 s"),
+        (97, "1 min 37 s"),
+        (3599.7, "1 h 00 min"),
+        (90_300, "25 h 05 min"),
+    ],
+)
+def test_durations_are_as_exact_as_people_need(seconds, words):
+    assert logs.duration(seconds) == words
 
 
 JOB = """

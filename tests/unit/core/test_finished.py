@@ -28,3 +28,18 @@ def test_results_of_other_shares_of_training_are_not_taken(results, tmp_path):
     others = [tmp_path / f"seed0@{share}/adapter.bin" for share in ("0.50", "0.75")]
     assert not finished.take(tmp_path / "kept", list(map(str, others)), "settings")
     assert not finished.take(tmp_path / "nothing", list(map(str, others)), "settings")
+
+
+def test_results_that_were_cut_are_not_taken(results, tmp_path):
+    cut = next(path for path in (tmp_path / "kept").iterdir() if path.name.startswith("1-"))
+    cut.write_text("seed0")
+    assert not finished.take(tmp_path / "kept", list(map(str, results)), "settings")
+    assert not results[0].exists()
+
+
+def test_a_file_is_put_in_a_second_place_twice(tmp_path):
+    (tmp_path / "a").write_text("text")
+    for _ in range(2):
+        finished.put(tmp_path / "a", tmp_path / "kept" / "b")
+    assert (tmp_path / "kept" / "b").read_text() == "text"
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["b"]

@@ -203,6 +203,14 @@ def test_nothing_is_done_where_nvidia_smi_lists_nothing(start, tmp_path, nvidia_
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_a_gpu_that_is_lost_leaves_the_others(start, tmp_path):
+    environment = pretended_gpus.environment(tmp_path)
+    script = tmp_path / "bin" / "nvidia-smi"
+    rows = f"0, [GPU is lost]\\n1, {pretended_gpus.UUIDS[1]}\\n"
+    script.write_text(f"#!/bin/sh\nprintf '{rows}'\nexit 15\n")
+    assert start(environment).sees() == pretended_gpus.UUIDS[1]
+
+
 def test_locks_lie_in_a_folder_of_the_users_alone(start, tmp_path):
     environment = pretended_gpus.environment(tmp_path)
     start(environment).sees()

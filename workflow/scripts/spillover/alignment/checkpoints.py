@@ -6,10 +6,12 @@ writes ``training_args.bin``, a pickle, which nobody reads.)
 
 import json
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from spillover.core.errors import InputError
 from spillover.core.files import replacing
 
 logger = logging.getLogger(__name__)
@@ -18,6 +20,7 @@ FINGERPRINT = "fingerprint.json"
 # Written last, with every file's size: a checkpoint without it, or with other sizes, is not
 # whole.
 MARK = "whole.json"
+KEPT = 2  # should the last one be spoiled
 
 
 def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
@@ -28,6 +31,11 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
     Parameters
     ----------
     fingerprint : everything that the result depends on, as JSON can hold it.
+
+    Raises
+    ------
+    InputError
+        If one of another run cannot be removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fingerprint = json.loads(json.dumps(fingerprint))
@@ -45,9 +53,9 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
                 folder,
                 ", ".join(different),
             )
-            _remove([*_all(folder), *folder.glob("at-*")])
+            _remove_all(folder)
     else:
-        _remove([*_all(folder), *folder.glob("at-*")])
+        _remove_all(folder)
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
     _remove_cut(folder)
@@ -55,12 +63,13 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
 
 
 def mark_whole(checkpoint: Path) -> None:
-    """Note that a checkpoint has been written to its end."""
-    sizes = {
-        str(file.relative_to(checkpoint)): file.stat().st_size
-        for file in sorted(checkpoint.rglob("*"))
-        if file.is_file()
-    }
+    """Note that a checkpoint has been written to its end, and is on the disk."""
+    sizes = {}
+    for file in sorted(checkpoint.rglob("*")):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+            sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
     with replacing(checkpoint / MARK) as temporary:
         temporary.write_text(json.dumps(sizes, indent=1))
 
@@ -96,9 +105,9 @@ def on_the_way(folder: Path, share: float) -> Path:
 
 
 def keep_last(folder: Path) -> None:
-    """Remove all checkpoints but the last whole one."""
-    kept = last(folder)
-    _remove([path for path in _all(folder) if path != kept])
+    """Remove all checkpoints but the last whole ones."""
+    kept = [path for path in _all(folder) if is_whole(path)][-KEPT:]
+    _remove([path for path in _all(folder) if path not in kept])
 
 
 def give_back(folder: Path) -> None:
@@ -116,6 +125,13 @@ def discard(folder: str | Path) -> None:
 def _all(folder: Path) -> list[Path]:
     """Checkpoints, by step."""
     return sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _remove_all(folder: Path) -> None:
+    """Remove what is of another run, and end if it stays."""
+    _remove([*_all(folder), *folder.glob("at-*")])
+    for left in (*_all(folder), *folder.glob("at-*")):
+        raise InputError(f"{left}: of another run, and cannot be removed")
 
 
 def _remove_cut(folder: Path) -> None:

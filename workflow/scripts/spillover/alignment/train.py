@@ -38,6 +38,7 @@ from spillover.alignment.trainer import (
 from spillover.core import signals
 from spillover.core.errors import InputError
 from spillover.core.files import disk_is_full, folder_sha256, replacing, write_table
+from spillover.core.logs import duration
 from spillover.models.adapters import CONFIG
 from spillover.models.adapters import WEIGHTS as SAFETENSORS
 from spillover.models.load import (
@@ -95,6 +96,7 @@ def train(
     results: str | None = None,
     speed: str | Path | None = None,
     on_the_way: Mapping[float, str | Path] | None = None,
+    code: str = "",
 ) -> pd.DataFrame:
     """Train a LoRA adapter by DPO and write it to ``output`` in PEFT's format.
 
@@ -126,6 +128,7 @@ def train(
         It is no part of the log that is returned, which is the same whenever the run is made again.
     on_the_way : folder to write the adapter to as it is after a share of the steps (to the
         nearest step, at least one), by share. Nothing else depends on it.
+    code : names the code of training: checkpoints of other code are not gone on from.
 
     Returns
     -------
@@ -169,6 +172,7 @@ def train(
             "lora": lora,
             "training": chosen,
             "versions": _versions(),
+            "code": code,
             **{term.name: hash_rows(term.rows) for term in added},
             # What an earlier start did not keep cannot be had from its last checkpoint.
             **({"on_the_way": sorted(on_the_way)} if on_the_way else {}),
@@ -363,5 +367,5 @@ class _Progress(TrainerCallback):
             state.max_steps,
             logs["loss"],
             rate * args.train_batch_size,
-            pd.Timedelta(seconds=round((state.max_steps - state.global_step) / rate)),
+            duration((state.max_steps - state.global_step) / rate),
         )

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-# The plugin looks at its jobs ever more seldom, and at last every so many seconds.
-SECONDS_BETWEEN_LOOKS = 180
+# The plugin looks at its jobs ever more seldom, at last every 180 s; a look takes its time, and one
+# that fails is made again.
+SECONDS_BETWEEN_LOOKS = 240
 
 
 def _ask(*command: str) -> str | None:
@@ -19,6 +20,12 @@ def _ask(*command: str) -> str | None:
     return done.stdout
 
 
+def _site() -> dict[str, str]:
+    """The site's settings, by name."""
+    shown = _ask("scontrol", "show", "config") or ""
+    return dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", shown, re.M))
+
+
 def obstacle(status_command: str) -> str | None:
     """Why the plugin would never learn that a job has ended, in words; None if it will.
 
@@ -26,24 +33,39 @@ def obstacle(status_command: str) -> str | None:
     ----------
     status_command : what the plugin asks for jobs: ``squeue`` or ``sacct``.
     """
-    shown = _ask("scontrol", "show", "config") or ""
-    found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", shown, re.M))
+    found = _site()
     if not found:
         return "scontrol show config says nothing: is this machine one of a SLURM cluster?"
-    accounting = not found.get("AccountingStorageType", "").endswith("/none")
+    # Newer SLURMs, which have no plugin of that name any more, say (null).
+    accounting = not found.get("AccountingStorageType", "").endswith(("/none", "(null)"))
     if status_command == "sacct" and not accounting:
         return (
             "this cluster keeps no accounts (AccountingStorageType), so sacct never tells that a "
             "job has ended; use --slurm-status-command squeue, as profiles/slurm does"
         )
     age = re.match(r"\d+", found.get("MinJobAge", ""))
-    if status_command == "squeue" and age and int(age[0]) <= SECONDS_BETWEEN_LOOKS:
+    # 0 is for ever.
+    if status_command == "squeue" and age and 0 < int(age[0]) < SECONDS_BETWEEN_LOOKS:
         instead = "use --slurm-status-command sacct" if accounting else "ask for a longer MinJobAge"
         return (
             f"this cluster's squeue shows jobs for {age[0]} s after their end (MinJobAge), and is "
-            f"asked every {SECONDS_BETWEEN_LOOKS} s; {instead}"
+            f"asked up to {SECONDS_BETWEEN_LOOKS} s later; {instead}"
         )
     return None
+
+
+def note(no_requeue: bool) -> str | None:
+    """One line if jobs may be preempted that SLURM is not to requeue; else None.
+
+    The plugin leaves a preempted job to SLURM, and waits for it.
+    """
+    preempts = _site().get("PreemptType", "none").rpartition("/")[2]
+    if not no_requeue or preempts in ("none", "(null)"):
+        return None
+    return (
+        "this cluster may preempt jobs (PreemptType); one that is would be waited for in vain. On "
+        "a partition that preempts, take slurm-no-requeue out of the profile"
+    )
 
 
 def jobs_left(comments: Collection[str], folder: str | Path) -> list[str] | None:
@@ -61,7 +83,7 @@ def jobs_left(comments: Collection[str], folder: str | Path) -> list[str] | None
     shown = _ask("squeue", "--me", "-h", "-o", "%A|%k|%Z")
     if shown is None:
         return None
-    rows = [line.split("|") for line in shown.splitlines()]
+    rows = [line.split("|", 2) for line in shown.splitlines()]
     return [
         row[0]
         for row in rows

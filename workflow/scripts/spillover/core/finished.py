@@ -1,17 +1,18 @@
-"""What a job has finished, kept until the driver has seen it.
+"""What a job has finished, kept beside its results as hard links, which take no room.
 
-A driver that is killed leaves its jobs running. The next one does not know that they have ended:
-Snakemake removes what they made, and has it made again. Days of training are kept from that as
-hard links, which take no room, and removed once a driver has come to its end.
+Snakemake removes all that a job makes before it starts. A driver that is killed leaves its jobs
+running, and the next one does not know that they have ended: days of training are kept from being
+made again, until a driver has seen them. And of the tables of one job those that are still right
+are kept when one of them is lost.
 """
 
 import logging
 import os
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
-from spillover.core.files import replacing
+from spillover.core.files import file_sha256, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -29,39 +30,45 @@ def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
-        for number, file in enumerate(files):
-            _link(Path(file), temporary / _name(number, file))
-        (temporary / MADE_OF).write_text(_record(files, made_of))
+        kept = [temporary / _name(*of) for of in enumerate(files)]
+        for file, link in zip(files, kept, strict=True):
+            _link(Path(file), link)
+        (temporary / MADE_OF).write_text(_record(files, made_of, kept))
 
 
 def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
-    """Put kept results in their places, if they were made of the same; whether they were."""
-    folder = Path(folder)
+    """Put kept results in their places, if they are whole and of the same; whether they were."""
+    kept = [Path(folder) / _name(*of) for of in enumerate(files)]
     try:
-        same = (folder / MADE_OF).read_text() == _record(files, made_of)
+        same = (Path(folder) / MADE_OF).read_text() == _record(files, made_of, kept)
     except OSError:
         return False
-    if not same or not all((folder / _name(*of)).is_file() for of in enumerate(files)):
+    if not same:
         return False
-    for number, file in enumerate(map(Path, files)):
-        kept = folder / _name(number, file)
-        # Two links to one file are not renamed over each other.
-        if not (file.exists() and file.samefile(kept)):
-            with replacing(file) as temporary:
-                _link(kept, temporary)
+    for file, link in zip(files, kept, strict=True):
+        put(link, file)
     logger.info("made by a job of an earlier start that had ended since; taken from %s", folder)
     return True
 
 
-def discard(folders: Iterable[Path]) -> None:
+def put(source: str | Path, target: str | Path) -> None:
+    """Have a file in a second place, whole or not at all."""
+    source, target = Path(source), Path(target)
+    # Two links to one file are not renamed over each other.
+    if not (target.exists() and target.samefile(source)):
+        with replacing(target) as temporary:
+            _link(source, temporary)
+
+
+def discard(folder: str | Path) -> None:
     """Remove what was kept: a driver has seen the results."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def _record(files: Collection[str], made_of: str) -> str:
+def _record(files: Collection[str], made_of: str, kept: Collection[Path]) -> str:
     """What kept results were made of, and which they are: adapters on the way are several."""
-    return "\n".join([made_of, *map(str, files)])
+    named = zip(map(file_sha256, kept), map(str, files), strict=True)
+    return "\n".join([made_of, *map(" ".join, named)])
 
 
 def _name(number: int, file: str | Path) -> str:

@@ -101,11 +101,14 @@ def _names(name: str, index: str, uuid: str) -> bool:
 
 
 def _listed_gpus() -> dict[str, str]:
-    """UUIDs by index, as nvidia-smi lists them; none where it is missing or fails."""
+    """UUIDs by index, as nvidia-smi lists them; none where it is missing.
+
+    It ends with an error where one GPU is lost, and lists the others all the same.
+    """
     query = ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"]
     try:
         done = subprocess.run(
-            query, capture_output=True, text=True, errors="replace", timeout=60, check=True
+            query, capture_output=True, text=True, errors="replace", timeout=60, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return {}

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,6 +33,12 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES"):
+            logger.warning(
+                "this job has a GPU (CUDA_VISIBLE_DEVICES), but torch %s finds none: the CPU "
+                "computes. Is the driver too old for it, or torch without CUDA?",
+                torch.__version__,
+            )
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError(
             "machine.device: cuda is asked for, but torch "

@@ -1,6 +1,7 @@
 """Companion sets through the whole workflow: fetched, sampled, scored, compared."""
 
 import random
+import shutil
 
 import faults
 import pandas as pd
@@ -90,6 +91,7 @@ def test_a_set_is_scored_alone_and_nothing_is_left_to_do(finished):
     assert finished.planned(*TARGETS) == {"score_companions": 1} | TABLES
     finished.run(*TARGETS)
     assert path.read_bytes() == before
+    assert "made already" in path.with_suffix(".log").read_text()
 
 
 def test_a_further_set_runs_its_own_jobs_only(finished):
@@ -135,7 +137,7 @@ def test_a_set_whose_job_is_killed_goes_on_from_its_finished_blocks(finished):
     target = str(path.relative_to(finished.folder))
     finished.run(target)
     undisturbed = path.read_bytes()
-    path.unlink()
+    shutil.rmtree(path.parent)
     process = faults.driver(finished, target, "--cores", "1")
     partial = path.parent / ".partial-crows_pairs" / "blocks.jsonl"
     wait_for(lambda: partial.exists() and partial.read_bytes().count(b"\n") > 20, every=0.02)

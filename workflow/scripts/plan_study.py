@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pandas as pd
-from spillover import study_plan
 from spillover.core.files import read_table, replacing, write_table
 from spillover.core.logs import log_to
 
 with log_to(snakemake.log[0]):
+    # Only here: what bitsandbytes says when it is imported belongs into the log.
+    from spillover import study_plan
+
     tables = snakemake.input
     training, jobs, text = study_plan.plan(
         snakemake.params.study,

@@ -63,6 +63,16 @@ def test_its_rules_run_under_other_names(outer, tmp_path):
         assert f"spillover_{rule} " in whole.stdout + whole.stderr
 
 
+def test_its_results_are_in_the_report_of_the_whole(outer, tmp_path):
+    done = outer("spillover_findings")
+    assert done.returncode == 0, done.stderr
+    done = outer("--report", "report.html", "spillover_findings")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "report.html").read_text()
+    assert "findings.html" in page
+    assert "System Message" not in page
+
+
 def test_its_configuration_is_checked(outer, tmp_path):
     path = tmp_path / "outer.yaml"
     path.write_text(path.read_text().replace("resamples:", "resample:"))

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -181,6 +182,19 @@ def test_a_driver_that_is_killed_leaves_jobs_that_the_next_waits_for(
     ours = [job["id"] for job in trained if job["folder"] == str(workflow.folder)]
     assert ours == [left]
     assert faults.different(workflow, undisturbed) == []
+
+
+def test_the_controller_may_be_away_for_a_minute(site, workflow, published, model, undisturbed):
+    cluster = site(accounting=False)
+    workflow.configure(study(published, model))
+    target = f"results/{faults.STUDY}/{faults.MODEL}/gender/seed0/training.tsv"
+    process = faults.driver(workflow, target, *SOON)
+    job_at_work(cluster, training("gender"))
+    cluster.stop_controller()
+    time.sleep(60)  # some looks
+    cluster.start_controller()
+    assert process.wait(LONG) == 0, log(workflow)
+    assert faults.different(workflow, undisturbed, partial=True) == []
 
 
 def test_sacct_without_accounts_is_refused_in_a_line(site, workflow, published, model):

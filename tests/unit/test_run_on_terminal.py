@@ -1,8 +1,10 @@
 """Progress on a terminal, in one line; elsewhere nothing but the command."""
 
+import functools
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,9 +30,25 @@ Execute 1 jobs...
 [model/base/predictions/score_items] block 2 of 10, 3.0 items/s, 1 min 10 s left
 [model/gender/seed0/train_dpo] step 32 of 32: loss 0.5645, 3.11 pairs/s, 0 s left
 [Thu Nov 26 21:14:44 2026]
+localrule train_dpo:
+    input: results/x
+    jobid: 3
+[Thu Nov 26 21:14:44 2026]
 Finished jobid: 3 (Rule: train_dpo)
 1 of 3 steps (33%) done
-Error in rule score_items:
+Shutting down, this might take some time.
+"""
+# A workflow whose second job fails.
+FAILS = """
+rule two:
+    input: "one.txt"
+    output: "two.txt"
+    log: "two.log"
+    shell: "echo what went wrong > {log}; exit 1"
+
+rule one:
+    output: "one.txt"
+    shell: "touch {output}"
 """
 
 
@@ -69,7 +87,7 @@ def test_on_a_terminal_progress_is_one_line_and_the_rest_stands_above(snakemake,
     command = [sys.executable, SCRIPT, snakemake, "plan", "--cores", "2"]
     seen, code = on_terminal(command)
     assert code == 3
-    assert (tmp_path / "arguments").read_text() == "--quiet=rules plan --cores 2\n"
+    assert (tmp_path / "arguments").read_text() == "plan --cores 2\n"
     states = re.sub(r"\d\d:\d\d", "00:00", seen).replace("\n", "\r").split("\r")
     assert (
         "0 of 3 jobs |                | 00:00, model/gender/seed0/train_dpo: step 15 of 32, "
@@ -77,9 +95,37 @@ def test_on_a_terminal_progress_is_one_line_and_the_rest_stands_above(snakemake,
     ) in {state.rstrip() for state in states}
     assert any(state.startswith("1 of 3 jobs |") for state in states)
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in seen.split("\n")]
-    assert "Error in rule score_items:" in lines
+    assert "Shutting down, this might take some time." in lines
     assert "[model/gender/seed0/train_dpo] training: 256 pairs in 32 steps" in lines
-    assert not any("Finished jobid" in line or "Select jobs" in line for line in lines)
+    for hidden in ("Finished jobid", "Select jobs", "localrule", "    jobid"):
+        assert not any(hidden in line for line in lines), hidden
+
+
+def test_a_job_that_fails_is_named_and_its_log_is_shown(tmp_path):
+    (tmp_path / "Snakefile").write_text(FAILS)
+    options = ["--cores", "1", "--show-failed-logs", "--directory", tmp_path, "-s"]
+    snakemake = shutil.which("snakemake", path=Path(sys.executable).parent)
+    seen, code = on_terminal([sys.executable, SCRIPT, snakemake, *options, tmp_path / "Snakefile"])
+    assert code == 1
+    lines = [line.rstrip("\r").rpartition("\r")[2].strip() for line in seen.split("\n")]
+    assert {"Error in rule two:", "what went wrong"} <= set(lines)
+    assert "localrule two:" not in lines
+    assert "1 of 2 jobs |" in seen
+
+
+def test_without_its_terminal_the_command_goes_on(snakemake, tmp_path):
+    # More than a pipe holds; and a terminal that is closed at once.
+    (tmp_path / "said").write_text(SAID * 2000)
+    main, terminal = pty.openpty()
+    command = [sys.executable, SCRIPT, snakemake]
+    ignore = functools.partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
+    running = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, preexec_fn=ignore
+    )
+    os.close(terminal)
+    os.read(main, 1)
+    os.close(main)
+    assert running.wait(timeout=60) == 3
 
 
 def test_elsewhere_it_becomes_the_command(snakemake, tmp_path):

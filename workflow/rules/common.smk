@@ -87,6 +87,8 @@ def on_start():
     obstacle = cluster.obstacle(workflow.executor_settings.status_command)
     if obstacle:
         raise WorkflowError(obstacle)
+    if workflow.executor_settings.status_command == "squeue":
+        cluster.keep_to_squeue()
     note = cluster.note(workflow.executor_settings.no_requeue)
     if note:
         logger.warning(note)

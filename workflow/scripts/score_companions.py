@@ -1,17 +1,14 @@
 """Score the items of a companion set with one run of one model."""
 
-import logging
 from pathlib import Path
 
 from spillover import study
 from spillover.core import finished
-from spillover.core.files import read_provenance, read_table, write_table
+from spillover.core.files import read_table, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
 from spillover.scoring import scored_blocks
-
-logger = logging.getLogger("spillover")
 
 
 def answer():
@@ -54,11 +51,8 @@ with log_to(snakemake.log[0]):
         [files.companions, *adapter],
     )
     output = Path(snakemake.output[0])
-    kept = Path(params.kept) / output.name
-    if read_provenance(kept) == made_of:
-        logger.info("%s: made already, of the same model, items and settings", output)
-        finished.put(kept, output)
-    else:
-        write_table(answer(), output, made_of)
-        finished.put(output, kept)
+    kept = Path(params.kept) / output.stem
+    if not finished.take(kept, [output], made_of):
+        write_table(answer(), output)
+        finished.keep(kept, [output], made_of)
     scored_blocks.remove(params.partial)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from spillover import study
 from spillover.core import finished
-from spillover.core.files import read_provenance, read_table, sha256, write_table
+from spillover.core.files import read_table, sha256, write_table
 from spillover.core.gpus import take_gpu
 from spillover.core.logs import log_to
 from spillover.core.provenance import provenance
@@ -33,12 +33,9 @@ with log_to(snakemake.log[0]):
     for output in map(Path, snakemake.output):
         of_attribute = asked[asked["attribute"] == output.stem]
         made_of = sha256((job + of_attribute.to_json(orient="records")).encode())
-        kept = Path(params.kept) / output.name
-        if read_provenance(kept) == made_of:
-            logger.info("%s: made already, of the same model, items and settings", output)
-            finished.put(kept, output)
-        else:
-            todo[output] = (of_attribute, made_of)
+        kept = Path(params.kept) / output.stem
+        if not finished.take(kept, [output], made_of):
+            todo[output] = (of_attribute, made_of, kept)
     if todo:
         # Only here: what is there already needs no model, and no GPU. With torch come libraries
         # that look at the GPUs when they are imported, so one is taken first.
@@ -58,7 +55,7 @@ with log_to(snakemake.log[0]):
             adapter=adapter[0] if adapter else None,
             strength=params.strength,
         )
-    for output, (of_attribute, made_of) in todo.items():
+    for output, (of_attribute, made_of, kept) in todo.items():
         logger.info("%s", output.stem)
         predictions = score(
             of_attribute,
@@ -70,6 +67,6 @@ with log_to(snakemake.log[0]):
             fingerprint=made_of,
         )
         predictions["outcome"] = outcomes.label_predictions(of_attribute, predictions)
-        write_table(predictions, output, made_of)
-        finished.put(output, Path(params.kept) / output.name)
+        write_table(predictions, output)
+        finished.keep(kept, [output], made_of)
     scored_blocks.remove(params.partial)

@@ -47,6 +47,19 @@ def test_a_site_that_would_be_waited_for_in_vain(pretend, accounting, age, comma
 
 
 @pytest.mark.parametrize(
+    ("accounting", "age", "known"),
+    [(DBD, 300, True), (NONE, 300, False), ("(null)", 300, False), (DBD, 0, False)],
+)
+def test_sacct_is_no_way_out_where_it_knows_nothing(pretend, monkeypatch, accounting, age, known):
+    plugin = pytest.importorskip("snakemake_executor_plugin_slurm")
+    monkeypatch.setattr(plugin, "is_query_tool_available", lambda tool: True)
+    pretend("scontrol", SITE.format(accounting=accounting, age=age, preempt="(null)"))
+    cluster.keep_to_squeue()
+    assert plugin.is_query_tool_available("sacct") == known
+    assert plugin.is_query_tool_available("squeue")
+
+
+@pytest.mark.parametrize(
     ("preempt", "no_requeue", "told"),
     [
         ("preempt/qos", True, True),

@@ -37,9 +37,7 @@ def test_results_that_were_cut_are_not_taken(results, tmp_path):
     assert not results[0].exists()
 
 
-def test_a_file_is_put_in_a_second_place_twice(tmp_path):
-    (tmp_path / "a").write_text("text")
+def test_results_that_are_there_are_taken_all_the_same(results, tmp_path):
     for _ in range(2):
-        finished.put(tmp_path / "a", tmp_path / "kept" / "b")
-    assert (tmp_path / "kept" / "b").read_text() == "text"
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["b"]
+        assert finished.take(tmp_path / "kept", list(map(str, results)), "settings")
+    assert [path.name for path in results[0].parent.iterdir()] == ["adapter.bin"]

@@ -207,7 +207,7 @@ def test_bias_scores_of_few_answers_are_counted_apart():
     tables["contrasts"].loc[few, ["bias_difference_low", "bias_difference_high"]] = np.nan
     tables["contrasts"].loc[few, "bias_p_adjusted"] = 1.0
     answer = told(tables, ["Gender_identity"], "shuffled")
-    assert answer.bias.endswith("In 2 too few templates name somebody to tell.")
+    assert answer.bias.endswith("In 2 too few templates name either person to tell.")
 
 
 def test_without_a_control_that_is_said_and_pooled_changes_are_corrected():

@@ -58,62 +58,76 @@ def items():
     return make_items(blocks=(3,) * 20)
 
 
-def naming(items, n: int):
-    """Answers of which those of n templates name somebody, mostly the target; *unknown* else."""
-    names = np.isin(pd.factorize(items["template"])[0], range(n))
-    target, other = items["target"], 3 - items["unknown"] - items["target"]
-    somebody = target.where(np.random.default_rng(n).random(len(items)) < 0.8, other)
-    return make_predictions(items, items["unknown"].mask(names, somebody))
+def naming(items, both: int, target: int = 0):
+    """Answers of which those of some templates name either person, those of others the target."""
+    template = pd.factorize(items["template"])[0]
+    other = 3 - items["unknown"] - items["target"]
+    turn = items.groupby(["template", "context_condition"]).cumcount() % 2
+    predicted = items["unknown"].mask(template < both + target, items["target"])
+    predicted = predicted.mask((template < both) & (turn == 1), other)
+    return make_predictions(items, predicted)
 
 
-def everything_of(items, n: int) -> pd.DataFrame:
-    """Score, interval and p of s_DIS and s_AMB where n templates name somebody, in three tables."""
-    base, run = naming(items, 20), naming(items, n)
+def everything_of(items, run, base, context: str) -> pd.DataFrame:
+    """Score or change, interval and p of one context's bias in three tables."""
     change = compare(items, base, {0: run}, SETTINGS)
     beyond = contrast(items, {0: run}, {0: base}, SETTINGS, base, [])
+    beyond = beyond[beyond["attribute"] == items["attribute"][0]]
     score = metrics(items, run).rename(columns=lambda name: name.replace("_score", ""))
-    columns = ["value", "low", "high", "p"]
-    found = {}
-    for name, table, start in (
-        ("change", change, "delta_bias"),
-        ("contrast", beyond, "bias_difference"),
-        ("score", score.assign(bias_p=np.nan), "bias"),
-    ):
-        rows = table.set_index("context")
-        rows = rows[rows["attribute"] == items["attribute"][0]]
-        found[name] = rows[[start, f"{start}_low", f"{start}_high", "bias_p"]].set_axis(
-            columns, axis=1
+    found = {
+        name: table.set_index("context").loc[
+            context, [start, f"{start}_low", f"{start}_high", "bias_p"]
+        ]
+        for name, table, start in (
+            ("change", change, "delta_bias"),
+            ("contrast", beyond, "bias_difference"),
+            ("score", score.assign(bias_p=np.nan), "bias"),
         )
-    return pd.concat(found)
+    }
+    rows = {name: row.to_numpy(dtype=float) for name, row in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high", "p"])
 
 
-@pytest.mark.parametrize("n", [1, 2, FEWEST_TEMPLATES - 1])
-def test_where_few_templates_name_somebody_a_ratio_is_given_and_not_judged(items, n):
-    found = everything_of(items, n).xs("disambig", level="context")
+FEW = FEWEST_TEMPLATES - 1
+
+
+@pytest.mark.parametrize(("both", "target"), [(0, 1), (0, 12), (FEW, 0), (FEW, 12)])
+def test_where_few_templates_name_one_person_a_ratio_is_given_and_not_judged(items, both, target):
+    found = everything_of(items, naming(items, both, target), naming(items, 20), "disambig")
     assert found["value"].notna().all()
     assert found[["low", "high"]].isna().all(axis=None)
     assert found.loc[["change", "contrast"], "p"].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("n", [1, FEWEST_TEMPLATES - 1])
-def test_s_amb_with_every_answer_parsed_is_no_ratio(items, n):
-    found = everything_of(items, n).xs("ambig", level="context")
-    assert found[["value", "low", "high"]].notna().all(axis=None)
-    assert found.loc[["change", "contrast"], "p"].between(0, 1, inclusive="left").all()
+def test_it_is_not_judged_either_where_that_holds_of_the_run_before(items):
+    found = everything_of(items, naming(items, 20), naming(items, FEW, 3), "disambig")
+    assert found.loc[["change", "contrast"], ["low", "high"]].isna().all(axis=None)
+    assert found.loc[["change", "contrast"], "p"].tolist() == [1, 1]
+    assert found.loc["score", ["low", "high"]].notna().all()
 
 
-def test_where_enough_templates_name_somebody_it_is_judged(items):
-    found = everything_of(items, FEWEST_TEMPLATES).xs("disambig", level="context")
+def test_where_enough_templates_name_both_it_is_judged(items):
+    run = naming(items, FEWEST_TEMPLATES, 12)
+    found = everything_of(items, run, naming(items, 20), "disambig")
     assert (found["low"] < found["value"]).all()
     assert (found["value"] < found["high"]).all()
-    assert found.loc[["change", "contrast"], "p"].lt(1).all()
+    assert found.loc[["change", "contrast"], "p"].lt(0.05).all()
 
 
-def test_a_study_of_few_templates_that_all_name_somebody_is_judged():
-    found = everything_of(make_items(blocks=(5,) * 4), 4).xs("disambig", level="context")
-    assert found["low"].notna().all()
+def test_s_amb_with_every_answer_parsed_is_no_ratio(items):
+    found = everything_of(items, naming(items, 0, 12), naming(items, 20), "ambig")
+    assert found[["value", "low", "high"]].notna().all(axis=None)
+    assert found.loc[["change", "contrast"], "p"].lt(0.05).all()
+
+
+def test_s_amb_with_answers_that_could_not_be_read_is_a_ratio(items):
+    run = naming(items, 0, 12)
+    run.loc[run.index[-4:], "predicted"] = pd.NA  # of a template that names nobody
+    found = everything_of(items, run, naming(items, 20), "ambig")
+    assert found["value"].notna().all()
+    assert found[["low", "high"]].isna().all(axis=None)
 
 
 def test_a_run_that_names_nobody_has_no_score(items):
-    found = everything_of(items, 0)
+    found = everything_of(items, naming(items, 0), naming(items, 20), "disambig")
     assert found.isna().all(axis=None)

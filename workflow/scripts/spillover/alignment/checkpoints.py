@@ -6,13 +6,12 @@ writes ``training_args.bin``, a pickle, which nobody reads.)
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from spillover.core.errors import InputError
-from spillover.core.files import replacing
+from spillover.core.files import replacing, to_disk
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +63,15 @@ def open_folder(folder: Path, fingerprint: Mapping) -> Path | None:
 
 def mark_whole(checkpoint: Path) -> None:
     """Note that a checkpoint has been written to its end, and is on the disk."""
-    sizes = {}
-    for file in sorted(checkpoint.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-            sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
+    sizes = {
+        str(file.relative_to(checkpoint)): file.stat().st_size
+        for file in sorted(checkpoint.rglob("*"))
+        if file.is_file()
+    }
+    to_disk(checkpoint)
     with replacing(checkpoint / MARK) as temporary:
         temporary.write_text(json.dumps(sizes, indent=1))
+    to_disk(checkpoint)
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -130,7 +130,7 @@ def _all(folder: Path) -> list[Path]:
 def _remove_all(folder: Path) -> None:
     """Remove what is of another run, and end if it stays."""
     _remove([*_all(folder), *folder.glob("at-*")])
-    for left in (*_all(folder), *folder.glob("at-*")):
+    for left in (*filter(is_whole, _all(folder)), *folder.glob("at-*")):
         raise InputError(f"{left}: of another run, and cannot be removed")
 
 

@@ -37,7 +37,7 @@ from spillover.alignment.trainer import (
 )
 from spillover.core import signals
 from spillover.core.errors import InputError
-from spillover.core.files import disk_is_full, folder_sha256, replacing, write_table
+from spillover.core.files import disk_is_full, folder_sha256, replacing, to_disk, write_table
 from spillover.core.logs import duration
 from spillover.models.adapters import CONFIG
 from spillover.models.adapters import WEIGHTS as SAFETENSORS
@@ -124,7 +124,7 @@ def train(
     chat_template : arguments for the chat template.
     data : what the pairs were made of (``target``, ``pairs``), for the model card.
     results : where the adapter's evaluation will be, for its model card.
-    speed : ``.tsv`` to write each step's speed to, with the device and versions of the libraries.
+    speed : ``.tsv`` to write each step's speed to, with the last start's device and versions.
         It is no part of the log that is returned, which is the same whenever the run is made again.
     on_the_way : folder to write the adapter to as it is after a share of the steps (to the
         nearest step, at least one), by share. Nothing else depends on it.
@@ -314,6 +314,7 @@ class _OnTheWay(TrainerCallback):
             if state.global_step == max(round(share * state.max_steps), 1):
                 with replacing(saved.on_the_way(self.checkpoints, share)) as folder:
                     model.save_pretrained(folder, save_embedding_layers=False)
+                    to_disk(folder)
 
 
 class _Checkpoints(TrainerCallback):

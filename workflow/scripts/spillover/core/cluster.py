@@ -26,6 +26,17 @@ def _site() -> dict[str, str]:
     return dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", shown, re.M))
 
 
+def _keeps_accounts(found: dict[str, str]) -> bool:
+    # Newer SLURMs, which have no plugin called none any more, say (null).
+    return not found.get("AccountingStorageType", "").endswith(("/none", "(null)"))
+
+
+def _min_job_age(found: dict[str, str]) -> int | None:
+    """Seconds for which squeue shows a job that has ended; 0 is for ever."""
+    age = re.match(r"\d+", found.get("MinJobAge", ""))
+    return int(age[0]) if age else None
+
+
 def obstacle(status_command: str) -> str | None:
     """Why the plugin would never learn that a job has ended, in words; None if it will.
 
@@ -36,22 +47,35 @@ def obstacle(status_command: str) -> str | None:
     found = _site()
     if not found:
         return "scontrol show config says nothing: is this machine one of a SLURM cluster?"
-    # Newer SLURMs, which have no plugin of that name any more, say (null).
-    accounting = not found.get("AccountingStorageType", "").endswith(("/none", "(null)"))
+    accounting = _keeps_accounts(found)
     if status_command == "sacct" and not accounting:
         return (
             "this cluster keeps no accounts (AccountingStorageType), so sacct never tells that a "
             "job has ended; use --slurm-status-command squeue, as profiles/slurm does"
         )
-    age = re.match(r"\d+", found.get("MinJobAge", ""))
-    # 0 is for ever.
-    if status_command == "squeue" and age and 0 < int(age[0]) < SECONDS_BETWEEN_LOOKS:
+    age = _min_job_age(found)
+    if status_command == "squeue" and age is not None and 0 < age < SECONDS_BETWEEN_LOOKS:
         instead = "use --slurm-status-command sacct" if accounting else "ask for a longer MinJobAge"
         return (
-            f"this cluster's squeue shows jobs for {age[0]} s after their end (MinJobAge), and is "
+            f"this cluster's squeue shows jobs for {age} s after their end (MinJobAge), and is "
             f"asked up to {SECONDS_BETWEEN_LOOKS} s later; {instead}"
         )
     return None
+
+
+def keep_to_squeue() -> None:
+    """Have the plugin never take sacct instead, where sacct knows nothing or squeue knows all.
+
+    It does so at any look for which it does not learn MinJobAge, as when the controller is away,
+    or learns that it is 0. Called where ``squeue`` is what it is to ask.
+    """
+    import snakemake_executor_plugin_slurm as plugin
+
+    found = _site()
+    if _keeps_accounts(found) and _min_job_age(found) != 0:
+        return
+    there = plugin.is_query_tool_available
+    plugin.is_query_tool_available = lambda tool: tool != "sacct" and there(tool)
 
 
 def note(no_requeue: bool) -> str | None:

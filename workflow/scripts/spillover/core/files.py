@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from spillover.core.errors import InputError
 
-PROVENANCE = b"spillover_provenance"
 TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed writing file", "unexpected pos")
 
 
@@ -84,6 +81,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def to_disk(folder: str | Path) -> None:
+    """Have all of a folder on the disk, its own entry included, and not in the kernel's memory."""
+    folder = Path(folder)
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextmanager
 def scratch(folder: str | Path) -> Iterator[Path]:
     """A hidden folder inside of ``folder`` for what is not kept, removed as :func:`replacing`'s."""
@@ -138,33 +146,18 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def write_table(table: pd.DataFrame, path: str | Path, provenance: str = "") -> None:
+def write_table(table: pd.DataFrame, path: str | Path) -> None:
     """Write ``.parquet`` or ``.tsv``, whole or not at all, the same bytes for the same table.
 
     Floats in TSV have ten significant digits; undefined values are empty, never 0.
-
-    Parameters
-    ----------
-    provenance : what a Parquet table depends on, kept in it for :func:`read_provenance`.
     """
     with replacing(path) as temporary:
         if temporary.suffix == ".parquet":
-            arrow = pa.Table.from_pandas(table, preserve_index=False)
-            kept = {PROVENANCE: provenance.encode()} if provenance else {}
-            pq.write_table(arrow.replace_schema_metadata(arrow.schema.metadata | kept), temporary)
+            table.to_parquet(temporary, index=False)
         else:
             table.to_csv(
                 temporary, sep="\t", index=False, float_format="%.10g", lineterminator="\n"
             )
-
-
-def read_provenance(path: str | Path) -> str | None:
-    """What a Parquet table was written with; None without it, or without a whole table."""
-    try:
-        kept = pq.read_schema(path).metadata or {}
-    except (OSError, pa.ArrowInvalid):
-        return None
-    return kept[PROVENANCE].decode() if PROVENANCE in kept else None
 
 
 # Columns of names that users choose: "nan" and "007" are names too.

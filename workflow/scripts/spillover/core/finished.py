@@ -1,4 +1,4 @@
-"""What a job has finished, kept beside its results as hard links, which take no room.
+"""What a job has finished, kept beside its results: as hard links, which take no room, if it can.
 
 Snakemake removes all that a job makes before it starts. A driver that is killed leaves its jobs
 running, and the next one does not know that they have ended: days of training are kept from being
@@ -9,7 +9,7 @@ are kept when one of them is lost.
 import logging
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from spillover.core.files import file_sha256, replacing
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 MADE_OF = "made_of.txt"
 
 
-def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
+def keep(folder: str | Path, files: Collection[str | Path], made_of: str) -> None:
     """Keep a job's results.
 
     Parameters
@@ -36,7 +36,7 @@ def keep(folder: str | Path, files: Collection[str], made_of: str) -> None:
         (temporary / MADE_OF).write_text(_record(files, made_of, kept))
 
 
-def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
+def take(folder: str | Path, files: Collection[str | Path], made_of: str) -> bool:
     """Put kept results in their places, if they are whole and of the same; whether they were."""
     kept = [Path(folder) / _name(*of) for of in enumerate(files)]
     try:
@@ -45,19 +45,13 @@ def take(folder: str | Path, files: Collection[str], made_of: str) -> bool:
         return False
     if not same:
         return False
-    for file, link in zip(files, kept, strict=True):
-        put(link, file)
-    logger.info("made by a job of an earlier start that had ended since; taken from %s", folder)
+    for file, link in zip(map(Path, files), kept, strict=True):
+        # Two links to one file are not renamed over each other.
+        if not (file.exists() and file.samefile(link)):
+            with replacing(file) as temporary:
+                _link(link, temporary)
+    logger.info("%s: made already, of the same; taken from %s", next(iter(files)), folder)
     return True
-
-
-def put(source: str | Path, target: str | Path) -> None:
-    """Have a file in a second place, whole or not at all."""
-    source, target = Path(source), Path(target)
-    # Two links to one file are not renamed over each other.
-    if not (target.exists() and target.samefile(source)):
-        with replacing(target) as temporary:
-            _link(source, temporary)
 
 
 def discard(folder: str | Path) -> None:
@@ -65,7 +59,7 @@ def discard(folder: str | Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _record(files: Collection[str], made_of: str, kept: Collection[Path]) -> str:
+def _record(files: Collection[str | Path], made_of: str, kept: Sequence[Path]) -> str:
     """What kept results were made of, and which they are: adapters on the way are several."""
     named = zip(map(file_sha256, kept), map(str, files), strict=True)
     return "\n".join([made_of, *map(" ".join, named)])

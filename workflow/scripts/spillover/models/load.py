@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,9 @@ def resolve_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and os.environ.get("CUDA_VISIBLE_DEVICES"):
+        # Not -1, nor SLURM's NoDevFiles: those hide them.
+        visible = re.match(r"\d|GPU-|MIG-", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        if name == "cpu" and visible:
             logger.warning(
                 "this job has a GPU (CUDA_VISIBLE_DEVICES), but torch %s finds none: the CPU "
                 "computes. Is the driver too old for it, or torch without CUDA?",

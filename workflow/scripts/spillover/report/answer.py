@@ -148,7 +148,7 @@ class Answer:
         undefined = len(self.cells) - len(known)
         none = f" {undefined} are undefined: no answer names anybody." if undefined else ""
         few = sum(pd.isna(cell.bias_low) for cell in known)
-        none += f" In {few} too few templates name somebody to tell." if few else ""
+        none += f" In {few} too few templates name either person to tell." if few else ""
         if not known:
             return "No change of a bias score is defined."
         held = [cell for cell in known if cell.bias_p < self.alpha]

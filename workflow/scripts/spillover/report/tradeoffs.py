@@ -40,7 +40,7 @@ def tradeoff(
     for axes, row in zip(panels, pairs.itertuples(), strict=True):
         axes.axhline(0, color="0.85", lw=0.8)
         axes.axvline(0, color="0.85", lw=0.8)
-        named = {}
+        points, names = [], []
         for run, values in wide.iterrows():
             alignment, _, rest = str(run).rpartition("/")
             colour = CONTROL_COLOUR if alignment in controls else COLOUR
@@ -57,8 +57,9 @@ def tradeoff(
                 zorder=3,
             )
             if not on_the_way:
-                named[alignment] = (x, y)
-        name_at_the_right(axes, list(named.values()), list(named))
+                points.append((x, y))
+                names.append(alignment)
+        name_at_the_right(axes, points, names)
         axes.xaxis.set_major_locator(MaxNLocator(4))
         told = "no correlation"
         if pd.notna(row.correlation):

@@ -18,8 +18,8 @@ from spillover.core import provenance
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "workflow/scripts"
-# transformers imports them by itself, to read a GGUF file or a tokenizer.
-INDIRECT = {"gguf", "sentencepiece", "protobuf"}
+# Imported by libraries: transformers reads GGUF files and tokenizers by them, pandas Parquet.
+INDIRECT = {"gguf", "sentencepiece", "protobuf", "pyarrow"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 

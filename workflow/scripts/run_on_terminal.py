@@ -40,6 +40,7 @@ class Line:
             bar_format="{elapsed} reading the study",
             total=0,
             dynamic_ncols=True,
+            disable=False,  # whatever jobs are told (TQDM_DISABLE)
             file=sys.stderr,
         )
         self.jobs: dict[str, tuple[float, str]] = {}

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import yaml
 
 # Tiny models are faster on one thread, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Under nohup jobs would inherit that it is ignored, and tests wait for its effect in vain.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

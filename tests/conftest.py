@@ -12,8 +12,13 @@ import yaml
 # Tiny models are faster on one thread, and tests run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Under nohup jobs would inherit that it is ignored, and tests wait for its effect in vain.
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# What nohup and a shell's background ignore, jobs would inherit, and tests wait for in vain.
+for number, handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))

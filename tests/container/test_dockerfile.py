@@ -42,6 +42,9 @@ def image(tmp_path) -> Path:
         f'exec "{sys.executable}" -B -m snakemake --dry-run --quiet rules "$@"\n'
     )
     snakemake.chmod(0o755)
+    python = snakemake.with_name("python")
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -B "$@"\n')
+    python.chmod(0o755)
     (folder / ".venv/.installed").touch()
     return folder
 

@@ -54,7 +54,8 @@ def device_name(device: torch.device) -> str:
     """What a device is called, for people."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def load_tokenizer(folder: str | Path, chat_template: Mapping | None = None):

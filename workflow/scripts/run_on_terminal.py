@@ -25,9 +25,7 @@ JOB = re.compile(r"\[(.+?)\] ((?:step|block) (\d+) of (\d+))\b(?:.*, )?(.*)")
 # What Snakemake says of a job that begins: this, and lines that are indented.
 BEGINS = re.compile(r"(local)?(rule|checkpoint) \w+:|Job \d+: .*")
 # What it says between jobs, which the line says too.
-BETWEEN = re.compile(
-    r"\[.{24}\]|Finished jobid: .*|(Select|Execute) .*jobs.*|(Touching|Waiting) .*|Reasons?:.*|"
-)
+BETWEEN = re.compile(r"\[.{24}\]|Finished jobid: .*|Select jobs to execute.*|Execute \d+ jobs.*|")
 FORMAT = "{n_fmt} of {total_fmt} jobs |{bar:16}| {elapsed}{postfix}"
 FORGOTTEN_AFTER = 120  # seconds without a word of a job
 

@@ -239,6 +239,14 @@ def test_twenty_kills_leave_the_same_adapter(folder, tmp_path, monkeypatch):
     assert len(resumed) > 3
 
 
+def test_checkpoints_of_other_code_are_not_gone_on_from(folder, tmp_path, caplog):
+    train(folder, tmp_path, training={"checkpoint_steps": 1}, code="before")
+    with caplog.at_level(logging.INFO, logger="spillover"):
+        train(folder, tmp_path, training={"checkpoint_steps": 1}, code="after")
+    assert "another code; starting over" in caplog.text
+    assert "going on from" not in caplog.text
+
+
 def test_a_finished_runs_checkpoints_can_be_discarded(folder, tmp_path):
     train(folder, tmp_path, training={"checkpoint_steps": 1})
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")) == [

@@ -1,6 +1,7 @@
 import errno
 import logging
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,28 @@ with files.scratch({str(tmp_path)!r}) as folder:
     with files.scratch(tmp_path) as folder:
         assert [path.name for path in tmp_path.iterdir()] == [folder.name] != [left.name]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_that_cannot_sync_folders_is_no_obstacle_and_a_full_one_is(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("bytes")
+    seen = []
+
+    def sync(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        seen.append(is_folder)
+        if is_folder or fails:
+            raise OSError(errno.EINVAL if is_folder else errno.ENOSPC, "no")
+
+    monkeypatch.setattr(files.os, "fsync", sync)
+    fails = False
+    files.to_disk(tmp_path / "folder")
+    assert seen == [False, True, True]
+    fails = True
+    with pytest.raises(OSError, match="no"):
+        files.to_disk(tmp_path / "folder")
 
 
 @pytest.mark.parametrize(

@@ -130,8 +130,9 @@ def _all(folder: Path) -> list[Path]:
 def _remove_all(folder: Path) -> None:
     """Remove what is of another run, and end if it stays."""
     _remove([*_all(folder), *folder.glob("at-*")])
-    for left in (*filter(is_whole, _all(folder)), *folder.glob("at-*")):
-        raise InputError(f"{left}: of another run, and cannot be removed")
+    left = [*filter(is_whole, _all(folder)), *folder.glob("at-*")]
+    if left:
+        raise InputError(f"{left[0]}: of another run, and cannot be removed")
 
 
 def _remove_cut(folder: Path) -> None:
